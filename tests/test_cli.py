@@ -1,0 +1,248 @@
+"The `neon` command as a user meets it: help, exit statuses, one-line errors, a run in three steps on a file of one's own."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import neon
+from neon import cli
+from neon.cli import check_parameters, default_folder, main, run_settings, template_parameters
+from neon.core import NeonError
+from neon.data import REGISTRY, load_dataset
+from neon.results import RESULT_COLUMNS, read_results, read_training
+from neon.runs import RunConfig
+
+COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())"]
+COMMANDS = ["", "data", "data list", "data show", "run", "networks", "train", "evaluate", "reinforce"]
+
+
+def process(*words, **options) -> subprocess.CompletedProcess:
+    "The command in a process of its own."
+    return subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=300, **options)
+
+
+def said(capsys, line: str) -> tuple[int, str, str]:
+    "Exit status, standard output and standard error of the command in this process."
+    capsys.readouterr()
+    return main(line.split()), *capsys.readouterr()
+
+
+# Help
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches(capsys, command):
+    status, out, err = said(capsys, f"{command} --help")
+    assert status == 0 and err == ""
+    assert f"neon {command}".strip() in out.splitlines()[0], "usage comes first"
+    examples = [line for line in out.splitlines() if line.startswith("  ") and "neon" in line]
+    assert examples, "help without an example"
+
+
+def test_help_of_the_stages_names_every_setting(capsys):
+    for command in ("run", "networks", "train", "evaluate"):
+        text = said(capsys, f"{command} --help")[1]
+        for name in RunConfig().to_dict(): assert f"--{name.replace('_', '-')}" in text
+        assert "--output-dir" in text and "--workers" in text
+    assert "--checkpoint-seconds" in said(capsys, "train --help")[1]
+
+
+def test_examples_of_the_help_parse(capsys):
+    parser = cli.build_parser()
+    for command in COMMANDS[:-1]:
+        for line in said(capsys, f"{command} --help")[1].splitlines():
+            words = line.partition("(")[0].split()
+            if line.startswith("  ") and words[:1] == ["neon"]: assert parser.parse_args(words[1:]).command == words[1]
+
+
+# Exit statuses
+
+def test_as_a_process():
+    done = process("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"neon {neon.__version__}\n", "")
+    wrong = process("networks", "--dataset", "irs")
+    assert wrong.returncode == 1 and wrong.stdout == ""
+    assert wrong.stderr.startswith("neon: error: unknown data set 'irs'; did you mean 'iris'") and wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("line, message", [
+    ("trian", "neon: error: unknown command 'trian'; did you mean train?"),
+    ("data lst", "neon data: error: unknown command 'lst'; did you mean list?"),
+    ("data show", "neon data show: error: the following arguments are required: NAME"),
+    ("train --epsiodes 3", "neon train: error: unknown option --epsiodes; did you mean --episodes?"),
+    ("run --output_dir x", "neon run: error: unknown option --output_dir; did you mean --output-dir?"),
+    ("networks --data iris", "neon networks: error: unknown option --data; did you mean --dataset?"),
+    ("networks --seed=zero", "neon networks: error: argument --seed: invalid int value: 'zero'"),
+    ("networks iris", "neon networks: error: unexpected word 'iris'"),
+    ("train --episodes few", "neon train: error: argument --episodes: expected a whole number or none, got 'few'"),
+    ("train --recovery replce", "neon train: error: --recovery: unknown value 'replce'; did you mean replace?"),
+])
+def test_wrong_usage_is_status_2_and_names_the_nearest(capsys, line, message):
+    status, out, err = said(capsys, line)
+    assert (status, out) == (2, "") and err.splitlines()[0] == message
+    assert err.splitlines()[1].startswith("See neon ") and err.endswith("--help\n")
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    status, out, err = said(capsys, "")
+    assert (status, out) == (2, "") and "neon run --dataset wine" in err
+
+
+@pytest.mark.parametrize("line, message", [
+    ("train --budget -1", "a budget is a drop in percentage points, at least 0, got -1.0"),
+    ("networks --n-networks 3 --n-test 3", "n_test must lie between 1 and n_networks - 1 = 2, got 3"),
+    ("networks --dataset iris --workers 0", "workers must be at least 1, got 0"),
+    ("networks --dataset iris --device tpu", "unknown device 'tpu'; use auto, cpu or cuda"),
+    ("evaluate --dataset iris", f"there is no trained agent at {default_folder(RunConfig('iris'))}/agent.safetensors; run"),
+    ("data show nowhere.csv", "nowhere.csv does not exist"),
+    ("run --template nowhere.ipynb", "nowhere.ipynb does not exist"),
+    ("reinforce --dataset diabetes", "unknown flag '--dataset'; did you mean '--dataset_name'?"),
+])
+def test_what_cannot_be_done_is_status_1_in_one_line(capsys, tmp_path, monkeypatch, line, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = said(capsys, line)
+    assert (status, out) == (1, "") and err.startswith(f"neon: error: {message}") and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [], "nothing was begun"
+
+
+def test_debug_shows_the_traceback(capsys):
+    for line in ("--debug train --budget -1", "train --budget -1 --debug"):
+        status, _, err = said(capsys, line)
+        assert status == 1 and err.startswith("Traceback") and err.splitlines()[-1].startswith("neon: error: a budget is a drop")
+
+
+@pytest.mark.parametrize("error, message", [
+    (OSError(28, "No space left on device", "results.csv"), "neon: error: results.csv: No space left on device\n"),
+    (MemoryError(), "neon: error: out of memory; --workers 1 needs least\n"),
+    (KeyboardInterrupt(), "neon: interrupted; the same command goes on from where it stopped\n"),
+    (ZeroDivisionError("no"), "neon: unexpected ZeroDivisionError: no\nThis is a defect; --debug shows where\n"),
+])
+def test_other_failures_are_told_without_a_traceback(capsys, monkeypatch, error, message):
+    def fail(args): raise error
+    monkeypatch.setitem(cli._ACTIONS, "networks", fail)
+    status, _, err = said(capsys, "networks")
+    assert status == (130 if isinstance(error, KeyboardInterrupt) else 1) and err == message
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX files")
+def test_output_folders_that_cannot_be(capsys, tmp_path):
+    (tmp_path/"file").write_text("mine")
+    status, _, err = said(capsys, f"networks --dataset iris --n-networks 2 --n-test 1 --output-dir {tmp_path/'file'}")
+    assert status == 1 and err == f"neon: error: {tmp_path/'file'} is not a folder that can be written to\n"
+    assert (tmp_path/"file").read_text() == "mine"
+    status, _, err = said(capsys, "networks --dataset iris --n-networks 2 --n-test 1 --output-dir /proc/neon")
+    assert status == 1 and err.startswith("neon: error: /proc") and err.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_ends_everything_at_once(tmp_path):
+    running = subprocess.Popen([*COMMAND, *f"networks --dataset digits --output-dir {tmp_path/'run'} --workers 2".split()],
+                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path/"run"/"config.json").exists(): time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(running.pid, signal.SIGINT)
+    err = running.communicate(timeout=30)[1]
+    assert running.returncode == 130
+    assert "\nneon: interrupted; the same command goes on from where it stopped\n" in err
+
+
+# Data
+
+def test_data_list(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEON_CACHE", str(tmp_path/"cache"))
+    monkeypatch.setenv("NEON_DATA", str(tmp_path))
+    (tmp_path/"diabetes.parquet").touch()
+    status, out, _ = said(capsys, "data list")
+    rows = {line.split()[0]: line.split() for line in out.splitlines()}
+    assert status == 0 and set(rows) == {"name", *REGISTRY}
+    assert rows["name"] == ["name", "rows", "columns", "classes", "source", "here"]
+    assert rows["iris"] == ["iris", "150", "5", "3", "bundled", "yes"]
+    assert rows["diabetes"][-2:] == ["yes,", "NEON_DATA"] and rows["nursery"][-1] == "download"
+
+
+def test_data_show(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEON_CACHE", str(tmp_path/"cache"))
+    monkeypatch.delenv("NEON_DATA", raising=False)
+    assert "| rows | 150 |" in said(capsys, "data show iris")[1]
+    card = said(capsys, "data show cardiotocography")[1]
+    assert "## Leaks" in card and "Measured" not in card, "a table that is not at hand is not downloaded for its card"
+    table = load_dataset("iris")
+    table.X.assign(flower=table.y).to_csv(tmp_path/"mine.csv", index=False)
+    out = said(capsys, f"data show {tmp_path/'mine.csv'}")[1]
+    assert out.startswith("# mine\n") and "target `flower`" in out and "- rows measured: 150" in out
+
+
+# A run in three steps
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A csv file of one's own, base networks, an agent and its results; and what the three commands printed."
+    folder = tmp_path_factory.mktemp("cli")
+    table = load_dataset("iris")
+    table.X.assign(flower=table.y).to_csv(folder/"my flowers.csv", index=False)
+    options = ["--dataset", "my flowers.csv", "--n-networks", "3", "--n-test", "1", "--episodes", "2", "--passes", "1", "--workers", "1"]
+    return folder, [process(command, *options, cwd=folder) for command in ("networks", "train", "evaluate")]
+
+
+def test_three_steps_on_a_file(finished):
+    folder, done = finished
+    run = folder/"runs"/f"my flowers_strict_C1_1passes_{RunConfig().recovery}_seed0"
+    assert [d.returncode for d in done] == [0, 0, 0], [d.stderr for d in done]
+    assert done[0].stdout.startswith("3 base networks of ") and done[1].stdout.startswith("agent trained in 2 episodes on 2 networks")
+    assert "base networks: 100%" in done[0].stderr and "episodes: 100%" in done[1].stderr, "progress is shown"
+    header, *rows = [line for line in done[2].stdout.splitlines() if line]
+    assert header.split()[0] == "network" and [row.split()[0] for row in rows[1:3]] == ["arithmetic", "geometric"]
+    train, test = (read_results(run/f"results_{part}.csv") for part in ("train", "test"))
+    assert list(test) == RESULT_COLUMNS and (len(train), len(test)) == (2, 1) and set(test.dataset) == {"my flowers"}
+    assert rows[0].split()[0] == test.network[0] and len(read_training(run/"training.csv")) == 2
+    assert not list(run.rglob("*.tmp")) and not (run/"agent_checkpoint.safetensors").exists()
+
+
+def test_naming_the_folder_is_enough_to_go_on(finished, capsys, monkeypatch):
+    folder, _ = finished
+    monkeypatch.chdir(folder)
+    run = next((folder/"runs").iterdir())
+    before = {p.name: p.stat().st_mtime_ns for p in [*(run/"networks").iterdir(), run/"agent.safetensors"]}
+    for command in ("networks", "train", "evaluate"): assert main([command, "--output-dir", str(run), "--workers", "1"]) == 0
+    assert before == {p.name: p.stat().st_mtime_ns for p in [*(run/"networks").iterdir(), run/"agent.safetensors"]}, "trained again"
+    capsys.readouterr()
+    assert main(["train", "--output-dir", str(run), "--seed", "1"]) == 1
+    assert "holds a run with other settings (seed); choose another folder or remove it" in capsys.readouterr().err
+
+
+def test_settings_come_from_options_then_folder_then_defaults(finished, tmp_path):
+    run = next((finished[0]/"runs").iterdir())
+    config, folder = run_settings({"budget": 5.0}, run, {"passes": 3, "device": "cpu"})
+    assert (config.budget, config.passes, config.n_networks, config.device, folder) == (5.0, 1, 3, "cpu", run)
+    assert run_settings({}, tmp_path)[0] == RunConfig()
+    assert default_folder(RunConfig("a/b.csv.gz", budget=2.5, recovery="slice")).as_posix() == "runs/b_strict_C2.5_4passes_slice_seed0"
+
+
+# Templates
+
+def template(path, source: str, tags=("parameters",)):
+    "A notebook with one cell."
+    path.write_text(json.dumps({"cells": [{"cell_type": "code", "metadata": {"tags": list(tags)}, "source": source}]}))
+    return path
+
+
+def test_parameters_of_a_template(tmp_path):
+    good = template(tmp_path/"t.ipynb", 'dataset: str = "wine" # which\nn: int | None = None')
+    assert template_parameters(good) == {"dataset": "wine", "n": None}
+    check_parameters({"n": 3}, good)
+    with pytest.raises(NeonError, match="t.ipynb has no parameter 'datset'; did you mean dataset?"):
+        check_parameters({"datset": "iris"}, good)
+    for bad, message in [(template(tmp_path/"no.ipynb", "n = 1", []), "no cell tagged `parameters`"), (cli.__file__, "cli.py is not JSON"),
+                         (template(tmp_path/"x.ipynb", "n = max(1)"), "must hold lines such as `seed: int = 0` only")]:
+        with pytest.raises(NeonError, match=message): template_parameters(bad)
+
+
+def test_run_without_papermill_says_what_to_install(capsys, tmp_path, monkeypatch):
+    file = template(tmp_path/"t.ipynb", 'dataset: str = "wine"')
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    status, _, err = said(capsys, f"run --template {file} --output-dir {tmp_path/'run'}")
+    assert (status, err) == (1, "neon: error: `neon run` needs papermill; pip install 'neon-compression[notebooks]'\n")
+    assert not (tmp_path/"run").exists()

@@ -1,0 +1,215 @@
+"""One notebook, one module; a module imports only from notebooks with a lower number; the package stands without its tools.
+
+nbdev accepts several mistakes in silence: a misspelt directive, a directive below code, two notebooks for one module,
+a cell that mixes imports with other code. Each is a failure here, and the checks themselves are tried on examples.
+"""
+import ast
+import re
+import subprocess
+import sys
+
+import prepare as project
+import pytest
+
+# Directive -> does it take arguments?
+DIRECTIVES = {"default_exp": True, "export": False, "exporti": False, "hide": False, "slow": False, "cuda": False,
+              "code-fold:": True, "echo:": True, "output:": True, "eval:": True, "warning:": True,
+              "label:": True, "fig-cap:": True, "fig-alt:": True, "tbl-cap:": True}
+EXPORTING = {"export", "exporti"}
+TOOLS = ("nbdev", "fastcore", "execnb", "papermill", "jupyterlab", "jupyter_client", "nbclient", "nbformat", "ipykernel", "IPython",
+         "pytest", "hypothesis")
+DIRECTIVE_LINE = re.compile(r"^\s*#\s*\|")
+
+
+def source_of(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def code_cells(notebook: dict) -> list[str]:
+    return [source_of(c) for c in notebook["cells"] if c["cell_type"] == "code"]
+
+
+def directive_errors(source: str) -> list[str]:
+    "What is wrong with the `#|` lines of a code cell."
+    errors, below_code = [], False
+    for line in source.splitlines():
+        if not DIRECTIVE_LINE.match(line):
+            below_code = below_code or bool(line.strip() and not line.lstrip().startswith("%%"))
+            continue
+        match = re.fullmatch(r"#\|[ ]?(\S+)(?:[ ]+(\S.*?))?[ ]*", line)
+        name, arguments = match.groups() if match else ("", None)
+        if not match: errors.append(f"malformed: {line!r}")
+        elif name not in DIRECTIVES: errors.append(f"unknown directive: {line!r}")
+        elif below_code: errors.append(f"directive below code: {line!r}")
+        elif DIRECTIVES[name] and not arguments: errors.append(f"needs an argument: {line!r}")
+        elif arguments and not DIRECTIVES[name]: errors.append(f"takes no argument: {line!r}")
+    return errors
+
+
+def directives(source: str) -> dict[str, str]:
+    "Directives of a cell -> their arguments."
+    found = (re.match(r"#\|\s*(\S+)\s*(.*)", line) for line in source.splitlines())
+    return {m[1]: m[2].strip() for m in found if m}
+
+
+def parsed(source: str) -> ast.Module:
+    "The cell as Python; magics count as comments."
+    return ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source))
+
+
+def is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def mixes_imports(source: str) -> bool:
+    "Does the cell hold both imports and other code at its top level?"
+    kinds = {is_import(node) for node in parsed(source).body}
+    return len(kinds) == 2
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    "Full names of the modules that a syntax tree imports, at any depth; `from neon import core` counts as neon.core."
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(filter(None, ["neon" if node.level else "", node.module]))  # the package is flat: `.core` is neon.core
+            names |= {f"{module}.{alias.name}" for alias in node.names} if module == "neon" else {module}
+    return names
+
+
+def neon_modules(tree: ast.AST) -> set[str]:
+    return {name.split(".")[1] for name in imported_modules(tree) if name.startswith("neon.")}
+
+
+def leaks_of(tree: ast.Module) -> list[str]:
+    "Statements at the top of a cell that change a setting of the whole process, which the next notebook in the worker would inherit."
+    settings = ("set_grad_enabled", "set_default_dtype", "set_default_device", "use_deterministic_algorithms", "seterr", "chdir")
+    found = []
+    for node in tree.body:
+        calls = [node.value] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else []
+        found += [ast.unparse(c) for c in calls if ast.unparse(c.func).split(".")[-1] in settings]
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        found += [ast.unparse(node) for t in targets if ast.unparse(t).startswith("os.environ[")]
+    return found
+
+
+@pytest.fixture(scope="module")
+def modules(notebooks) -> dict[str, str]:
+    "Module name -> its notebook, in reading order."
+    found = [(args["default_exp"], path) for path, nb in notebooks.items() for source in code_cells(nb)
+             if "default_exp" in (args := directives(source))]
+    names = [name for name, _ in found]
+    assert len(names) == len(set(names)), f"two notebooks export one module; the later would win in silence: {sorted(found)}"
+    assert names, "no notebook has a `#| default_exp`"
+    return dict(found)
+
+
+@pytest.mark.parametrize("source, error", [
+    ("#| export\ndef f(): pass", None),
+    ("#| default_exp core", None),
+    ("#| hide\n#| eval: false\nx = 1", None),
+    ("#|hide\nx = 1", None),
+    ("#| Export\nx = 1", "unknown directive"),
+    ("#| exprot\nx = 1", "unknown directive"),
+    ("# | export\nx = 1", "malformed"),
+    ("  #| export\nx = 1", "malformed"),
+    ("x = 1\n#| export", "below code"),
+    ("# a comment\n#| export\nx = 1", "below code"),
+    ("#| export core\nx = 1", "takes no argument"),
+    ("#| default_exp", "needs an argument"),
+])
+def test_directive_errors_are_found(source, error):
+    errors = directive_errors(source)
+    assert (error is None and errors == []) or (error and len(errors) == 1 and error in errors[0]), errors
+
+
+def test_mixed_cells_and_imports_are_found():
+    assert mixes_imports("import os\nx = 1") and mixes_imports("#| export\nfrom a import b\n\ndef f(): pass")
+    assert not mixes_imports("import os\nfrom a import b") and not mixes_imports("x = 1\ndef f():\n    import os\n")
+    imports = "from neon import core, data\nimport neon.agent as a\nfrom neon.cli import main\nfrom .reward import x\nfrom . import runs"
+    assert neon_modules(ast.parse(imports)) == {"core", "data", "agent", "cli", "reward", "runs"}
+
+
+def test_directives_are_well_formed(notebooks):
+    errors = [f"nbs/{path}: {error}" for path, nb in notebooks.items() for source in code_cells(nb) for error in directive_errors(source)]
+    assert not errors, "\n".join(errors)
+
+
+def test_default_exp_stands_alone_and_first(notebooks, modules):
+    for path in modules.values():
+        first = notebooks[path]["cells"][0]
+        assert re.fullmatch(r"#\| default_exp [a-z_]+", source_of(first)), f"nbs/{path}: the first cell is not a lone `#| default_exp`"
+
+
+def test_only_notebooks_with_a_module_export(notebooks, modules):
+    exporting = {path for path, nb in notebooks.items() for source in code_cells(nb) if EXPORTING & directives(source).keys()}
+    assert exporting == set(modules.values())
+
+
+def test_every_module_has_its_notebook(root, modules):
+    written = {p.stem for p in (root / "neon").glob("*.py") if not p.stem.startswith("_")}
+    assert written == set(modules), "modules without a notebook, or notebooks never exported"
+
+
+def test_no_cell_mixes_imports_with_other_code(notebooks):
+    mixed = [f"nbs/{path}:\n{source}" for path, nb in notebooks.items() for source in code_cells(nb) if mixes_imports(source)]
+    assert not mixed, "\n\n".join(mixed)
+
+
+def test_no_notebook_changes_the_process_it_runs_in(notebooks):
+    assert leaks_of(ast.parse("torch.set_grad_enabled(False);")) and leaks_of(ast.parse("import os\nos.environ['A'] = '1'"))
+    assert not leaks_of(ast.parse("with torch.set_grad_enabled(False): pass"))
+    leaks = [f"nbs/{path}: {leak}" for path, nb in notebooks.items() for source in code_cells(nb) for leak in leaks_of(parsed(source))]
+    assert not leaks, "nbdev_test reuses its workers, so this reaches other notebooks (use a `with` block):\n" + "\n".join(leaks)
+
+
+def test_exported_code_keeps_to_the_rules(notebooks, modules):
+    for path in modules.values():
+        for source in code_cells(notebooks[path]):
+            if not EXPORTING & directives(source).keys(): continue
+            assert not re.search(r"(?m)^\s*[%!]", source), f"nbs/{path}: a magic in an exported cell breaks the module:\n{source}"
+            tree = parsed(source)
+            stars = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and any(a.name == "*" for a in n.names)]
+            assert not stars, f"nbs/{path}: star import in an exported cell"
+            tools = {name for name in imported_modules(tree) if name.split(".")[0] in ("fastcore", "nbdev", "execnb")}
+            assert not tools, f"nbs/{path}: exported code imports {tools}, which would bind users"
+            seeded = [ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Call)
+                      and ast.unparse(n.func) in ("torch.manual_seed", "torch.seed", "np.random.seed", "random.seed")]
+            assert not seeded, f"nbs/{path}: exported code touches a global generator: {seeded}"
+
+
+def test_a_module_imports_only_lower_numbers(root, notebooks, modules):
+    order = {name: position for position, name in enumerate(modules)}
+    for name, path in modules.items():
+        trees = {f"nbs/{path}": [parsed(s) for s in code_cells(notebooks[path])],
+                 f"neon/{name}.py": [ast.parse((root / "neon" / f"{name}.py").read_text(encoding="utf-8"))]}
+        for where, parts in trees.items():
+            used = set().union(*map(neon_modules, parts)) - {name, "__version__"}
+            assert used <= set(order), f"{where} imports what no notebook exports: {sorted(used - set(order))}"
+            above = sorted(m for m in used if order[m] > order[name])
+            assert not above, f"{where} imports from higher-numbered notebooks: {above}"
+
+
+def test_exports_and_readme_are_current(root):
+    changed = project.changed_files(root)
+    assert not changed, "\n".join(changed.values())
+
+
+def test_modules_import_without_the_notebook_tools(root, modules):
+    script = f"""
+import importlib, sys
+blocked = {TOOLS!r}
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in blocked: raise ModuleNotFoundError(f'blocked: {{name}}', name=name)
+sys.meta_path.insert(0, Blocker())
+import neon
+for name in {sorted(modules)!r}: importlib.import_module(f'neon.{{name}}')
+found = sorted({{m.split('.')[0] for m in sys.modules}} & set(blocked))
+assert not found, found
+print('imported', len({sorted(modules)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"imported {len(modules)}"

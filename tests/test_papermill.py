@@ -1,0 +1,134 @@
+"The template as it is used: through the command, twice, and through papermill by people who know nothing of the command."
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import papermill
+import pytest
+
+from neon.cli import find_template, template_parameters
+from neon.core import read_json
+from neon.results import RESULT_COLUMNS, read_results, read_training
+from neon.runs import RunConfig, split_networks
+
+COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())", "run"]
+SETTINGS = {"dataset": "wine", "n_networks": 4, "n_test": 1, "episodes": 3, "passes": 1}
+OPTIONS = [word for name, value in SETTINGS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def run(folder: Path, *options: str, output: str = "run") -> subprocess.CompletedProcess:
+    "`neon run` in a folder, into a folder below it, given relative to it."
+    return subprocess.run([*COMMAND, *OPTIONS, "--output-dir", output, "--workers", "1", *options], cwd=folder, capture_output=True,
+                          text=True, timeout=400)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("papermill")
+    return folder/"run", run(folder)
+
+
+def numbers(folder: Path, part: str):
+    "Results without the wall time."
+    return read_results(folder/f"results_{part}.csv").drop(columns="seconds")
+
+
+def test_parameters_are_those_of_the_settings():
+    "papermill itself must see every parameter, else it warns of names that are right."
+    seen = papermill.inspect_notebook(str(find_template()))
+    assert list(seen) == list(template_parameters(find_template()))
+    assert {*RunConfig().to_dict(), "output_dir"} <= set(seen)
+
+
+def test_run_leaves_everything(finished):
+    folder, done = finished
+    assert done.returncode == 0, done.stderr
+    train, test = (read_results(folder/f"results_{part}.csv") for part in ("train", "test"))
+    for part in ("train", "test"): assert (folder/f"results_{part}.csv").read_text().splitlines()[0] == ",".join(RESULT_COLUMNS)
+    expected = split_networks(4, 1, 0)
+    for table, ids in zip((train, test), expected, strict=True): assert list(table.network) == [f"net_{i:02d}" for i in ids]
+    for table in (train, test):
+        assert set(table.dataset) == {"wine"} and set(table.passes) == {1} and set(table.protocol) == {"strict"}
+        assert (table.parameters_after <= table.parameters_before).all()
+    assert len(read_training(folder/"training.csv")) == 3
+    config = read_json(folder/"config.json")
+    assert {name: config["config"][name] for name in SETTINGS} == SETTINGS and config["versions"]["torch"]
+    for i in range(4):
+        assert (folder/"networks"/f"net_{i:02d}.safetensors").is_file() and (folder/"compressed"/f"net_{i:02d}.safetensors").is_file()
+    assert (folder/"agent.safetensors").is_file()
+    figures = {p.suffix for p in (folder/"figures").iterdir()}
+    assert {".svg", ".png"} <= figures and len(list((folder/"figures").glob("*.svg"))) >= 3
+    assert not list(folder.rglob("*.tmp*")) and not (folder/"run_failed.ipynb").exists()
+
+
+def test_terminal_shows_progress_and_the_table(finished):
+    folder, done = finished
+    assert "base networks: 100%" in done.stderr and "episodes: 100%" in done.stderr
+    assert "Traceback" not in done.stderr and "arning" not in done.stderr, done.stderr
+    name = read_results(folder/"results_test.csv").network[0]
+    shown = [line.split()[:2] for line in done.stdout.splitlines() if line]
+    assert shown[0][:1] == ["network"] and shown[1][0] == name and shown[2:4] == [["arithmetic", "mean"], ["geometric", "mean"]]
+    assert sum(line[:1] == ["geometric"] for line in shown) == 1, "the table is printed once"
+    assert done.stdout.endswith("The executed notebook is run/run.ipynb; all else is beside it\n")
+
+
+def test_executed_notebook(finished):
+    notebook = json.loads((finished[0]/"run.ipynb").read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    assert all(cell["execution_count"] for cell in code), "every cell was executed"
+    assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
+    injected = next(cell for cell in code if "injected-parameters" in cell["metadata"]["tags"])
+    assert "n_networks = 4\n" in "".join(injected["source"]) and 'dataset = "wine"' in "".join(injected["source"])
+    assert not any("\r" in "".join(output.get("text", "")) for cell in code for output in cell["outputs"]), "progress bars keep one state"
+
+
+def test_same_parameters_again_reuse_the_work(finished):
+    folder, _ = finished
+    kept = [*folder.glob("networks/*.safetensors"), folder/"agent.safetensors", folder/"training.csv"]
+    before, results = {p: p.stat().st_mtime_ns for p in kept}, numbers(folder, "test")
+    again = run(folder.parent)
+    assert again.returncode == 0, again.stderr
+    assert {p: p.stat().st_mtime_ns for p in kept} == before, "something was trained again"
+    assert numbers(folder, "test").equals(results)
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished):
+    folder, _ = finished
+    before = (folder/"run.ipynb").read_bytes()
+    refused = run(folder.parent, "--budget", "5")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert refused.stderr.splitlines()[-1].startswith("neon: error: run holds a run with other settings (budget);")
+    assert (folder/"run.ipynb").read_bytes() == before and not list(folder.glob(".*"))
+
+
+def test_papermill_from_outside(finished, tmp_path, monkeypatch):
+    "As a library user would call it: from any folder, into an absolute one; the numbers are those of the command."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(find_template().parents[2]), os.environ.get("PYTHONPATH", "")]))
+    for part in ("networks", "config.json", "agent.safetensors", "training.csv"):   # the slow half was compared by test_resume
+        (tmp_path/"out").mkdir(exist_ok=True)
+        subprocess.run(["cp", "-r", str(finished[0]/part), str(tmp_path/"out")], check=True)
+    papermill.execute_notebook(str(find_template()), str(tmp_path/"executed.ipynb"),
+                               {**SETTINGS, "output_dir": str(tmp_path/"out"), "workers": 1}, kernel_name="python3", progress_bar=False)
+    for part in ("train", "test"): assert numbers(tmp_path/"out", part).equals(numbers(finished[0], part))
+    assert (tmp_path/"out"/"figures").is_dir() and {p.name for p in tmp_path.iterdir()} == {"out", "executed.ipynb"}
+
+
+def test_failing_notebook_is_kept_and_named(tmp_path):
+    cells = [("dataset: str = 'wine'\noutput_dir: str = ''", ["parameters"]), ("1/0", [])]
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel},
+                "cells": [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "source": source, "outputs": [],
+                           "execution_count": None} for i, (source, tags) in enumerate(cells)]}
+    (tmp_path/"t.ipynb").write_text(json.dumps(notebook))
+    command = [*COMMAND, "--template", "t.ipynb", "--output-dir", "run"]
+    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert failed.returncode == 1 and failed.stderr.splitlines()[-1] == (
+        "neon: error: the notebook failed with ZeroDivisionError: division by zero; see run/run_failed.ipynb")
+    assert "ZeroDivisionError" in (tmp_path/"run"/"run_failed.ipynb").read_text() and not (tmp_path/"run"/"run.ipynb").exists()
+    notebook["cells"][1]["source"] = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    (tmp_path/"t.ipynb").write_text(json.dumps(notebook))
+    killed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert killed.returncode == 1 and "neon: error: the notebook's process ended suddenly" in killed.stderr.splitlines()[-1]
