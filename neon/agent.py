@@ -8,7 +8,7 @@ __all__ = ['PUBLISHED_AGENT', 'discounted_returns', 'policy_gradient_loss', 'Act
            'load_agent', 'network_of_episode', 'training_row', 'train_agent', 'compress_networks', 'compress_blindly',
            'plan_spread']
 
-# %% ../nbs/08_agent.ipynb #eb3bf19f
+# %% ../nbs/08_agent.ipynb #833152ae
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from .environment import EnvConfig, PruningEnv
 from .features import standardise
 from .networks import DenseNetwork
 
-# %% ../nbs/08_agent.ipynb #ed52c330
+# %% ../nbs/08_agent.ipynb #c5ae8840
 def discounted_returns(
     rewards: Sequence[float] | Tensor, # (T,) reward of every step
     gamma: float = 0.99,               # Discount, in [0, 1]
@@ -52,7 +52,7 @@ def policy_gradient_loss(
             f"log-probabilities and advantages must both be (T,), got {tuple(log_probs.shape)} and {tuple(advantages.shape)}")
     return -(log_probs*advantages.detach()).mean()
 
-# %% ../nbs/08_agent.ipynb #cd5bd20f
+# %% ../nbs/08_agent.ipynb #42986896
 class _MapConv(nn.Conv2d):
     "A convolution as wide as its map; columns that the map does not have count as zeros."
 
@@ -81,7 +81,7 @@ def _layer_branch(height: int, width: int, sizes: Sequence[int]) -> nn.Sequentia
         n = size
     return nn.Sequential(*layers)
 
-# %% ../nbs/08_agent.ipynb #b2b22047
+# %% ../nbs/08_agent.ipynb #4c0a5111
 class _MapNetwork(nn.Module):
     "The common body of actor and critic (Hirsch & Katz 2022, section 3; sizes as in their code)."
     head = "head"
@@ -120,7 +120,7 @@ class Critic(_MapNetwork):
     def __init__(self): super().__init__(1)
     def forward(self, observation: dict[str, Tensor]) -> Tensor: return super().forward(observation)[:, 0]
 
-# %% ../nbs/08_agent.ipynb #2198d463
+# %% ../nbs/08_agent.ipynb #96d115df
 def actor_policy(
     actor: nn.Module,
     greedy: bool = True, # The likeliest action, or one drawn with the actor's probabilities?
@@ -149,7 +149,7 @@ def _crop(observation: dict) -> dict:
     units = max(1, int(observation["topology"][:, 3].max()))
     return {name: value if "topology" in name else value[..., :units] for name, value in observation.items()}
 
-# %% ../nbs/08_agent.ipynb #724b357f
+# %% ../nbs/08_agent.ipynb #d1e4e7e3
 @dataclass
 class Trajectory:
     "One episode."
@@ -180,7 +180,7 @@ def rollout(
     episode.network = getattr(state, "network", None)
     return episode
 
-# %% ../nbs/08_agent.ipynb #2f07ea6e
+# %% ../nbs/08_agent.ipynb #dfe142af
 @dataclass(frozen=True)
 class AgentConfig(Config):
     "How the agent learns."
@@ -216,11 +216,11 @@ class AgentConfig(Config):
         "Episodes after which training stops in any case: five times the minimum, as published."
         return self.episodes or 5*self.minimum(n_networks)
 
-# %% ../nbs/08_agent.ipynb #83479791
+# %% ../nbs/08_agent.ipynb #95c34bb8
 PUBLISHED_AGENT = AgentConfig(learning_rate=1e-3, entropy_weight=0, root_rewards=False, scale_returns=False, episodes_per_update=1,
                               initialisation="pytorch")
 
-# %% ../nbs/08_agent.ipynb #5e754f0f
+# %% ../nbs/08_agent.ipynb #633424c0
 def has_converged(
     returns: Sequence[float], # Return of every episode so far
     n_networks: int,
@@ -233,7 +233,7 @@ def has_converged(
     averages = np.convolve(learnt, np.ones(n_networks)/n_networks, "valid")
     return len(averages) - 1 - int(averages.argmax()) >= config.minimum_per_network*n_networks
 
-# %% ../nbs/08_agent.ipynb #d56443cb
+# %% ../nbs/08_agent.ipynb #957226a5
 @torch.no_grad()
 def initialise(
     network: _MapNetwork,
@@ -251,7 +251,7 @@ def initialise(
         else:
             for parameter in module.parameters(): parameter.uniform_(-inputs**-0.5, inputs**-0.5, generator=rng)
 
-# %% ../nbs/08_agent.ipynb #7f43e087
+# %% ../nbs/08_agent.ipynb #117d790e
 class Agent:
     "Actor and critic that learn from trajectories by REINFORCE with baseline."
 
@@ -279,10 +279,10 @@ class Agent:
         returns = [discounted_returns(worth(t.rewards), self.config.gamma) for t in trajectories]
         self.square_sum += sum(float(r.double().square().sum()) for r in returns)
         self.n_returns += sum(map(len, returns))
-        for optimiser in self.optimisers: optimiser.zero_grad()
         losses = [self._backward(t, r/self.scale, len(trajectories), warmup) for t, r in zip(trajectories, returns, strict=True)]
         self.optimisers[1].step()
         if not warmup: self.optimisers[0].step()
+        for optimiser in self.optimisers: optimiser.zero_grad()  # gradients are a quarter of the agent's memory
         return [{"return": float(sum(t.rewards)), **loss} for t, loss in zip(trajectories, losses, strict=True)]
 
     def _backward(self, trajectory: Trajectory, returns: Tensor, n: int, warmup: bool) -> dict:
@@ -299,14 +299,14 @@ class Agent:
         if not warmup: ((actor_loss - self.config.entropy_weight*entropy)/n).backward()
         return {"actor_loss": actor_loss.item(), "critic_loss": critic_loss.item(), "entropy": entropy.item()}
 
-# %% ../nbs/08_agent.ipynb #12b0a695
+# %% ../nbs/08_agent.ipynb #5379b3c4
 def _batch(observations: Sequence[dict]) -> dict[str, Tensor]:
     "States of one trajectory as tensors (T, ...), as wide as the widest layer of the widest state."
     units = max(o["layer_weights"].shape[-1] for o in observations)
     widen = lambda name, a: a if "topology" in name else np.pad(a, [(0, 0)]*(a.ndim - 1) + [(0, units - a.shape[-1])])
     return {name: torch.from_numpy(np.stack([widen(name, o[name]) for o in observations])) for name in observations[0]}
 
-# %% ../nbs/08_agent.ipynb #59d43539
+# %% ../nbs/08_agent.ipynb #aee34b1e
 def save_agent(
     agent: Agent,
     path: str | Path,      # A .safetensors file
@@ -355,7 +355,7 @@ def _restore_optimisers(agent: Agent, tensors: dict[str, Tensor]) -> None:
             state.setdefault(int(i), {})[moment] = value.clone()
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
-# %% ../nbs/08_agent.ipynb #ea348e0e
+# %% ../nbs/08_agent.ipynb #14a96c0c
 def _make_env(networks: Sequence[DenseNetwork], data: PreparedData, config: EnvConfig, seed: int, actor: nn.Module) -> tuple:
     "What each worker needs to play: an environment, and the actor in shared memory."
     return PruningEnv(networks, data, config, seed), actor, seed
@@ -374,7 +374,7 @@ def network_of_episode(episode: int, n_networks: int, seed: int) -> int:
     "Every network once per round, in an order drawn anew for each round."
     return int(generator(seed, "round", episode//n_networks).permutation(n_networks)[episode % n_networks])
 
-# %% ../nbs/08_agent.ipynb #c5201f85
+# %% ../nbs/08_agent.ipynb #b599e65a
 def training_row(episode: int, warmup: bool, network: int, trajectory: Trajectory, learnt: dict) -> dict:
     "One row of training.csv."
     first, last = trajectory.infos[0], trajectory.infos[-1]
@@ -385,7 +385,7 @@ def training_row(episode: int, warmup: bool, network: int, trajectory: Trajector
             "compression_ratio": first["parameters"]/last["parameters"], "actor_loss": learnt["actor_loss"],
             "critic_loss": learnt["critic_loss"], "entropy": learnt["entropy"], "keep_ratios": keeps}
 
-# %% ../nbs/08_agent.ipynb #20c890ba
+# %% ../nbs/08_agent.ipynb #665bd6c8
 def train_agent(
     networks: Sequence[DenseNetwork],      # The training networks
     data: PreparedData,
@@ -433,7 +433,7 @@ def _learn_group(agent: Agent, pool: Workers, n: int, config: AgentConfig, seed:
     learnt = agent.update(episodes, start < warmup)
     agent.log += [training_row(start + i, start < warmup, visits[i], t, learnt[i]) for i, t in enumerate(episodes)]
 
-# %% ../nbs/08_agent.ipynb #8437f54d
+# %% ../nbs/08_agent.ipynb #3650acf1
 def _play_timed(context: tuple, task: tuple) -> tuple[Trajectory, float]:
     "An episode and the seconds it took; the states are left behind."
     begin = time.perf_counter()
@@ -458,7 +458,7 @@ def compress_networks(
     with Workers(workers, _make_env, list(networks), data, env_config, seed, shared=(actor,)) as pool:
         return list(pool.map(_play_timed, [(-1 - i, i, mode) for i in range(len(networks))]))
 
-# %% ../nbs/08_agent.ipynb #10458fa1
+# %% ../nbs/08_agent.ipynb #adf57bfa
 def _play_stranger(context: tuple, task: tuple[int, int, int]) -> tuple[Trajectory, float]:
     "Compress one network while the actor is shown another, which it compresses alongside."
     env, actor, seed = context
