@@ -7,7 +7,7 @@ __all__ = ['PROTOCOLS', 'NeonError', 'seed_sequence', 'generator', 'torch_genera
            'Protocol', 'get_protocol', 'atomic_write', 'write_text', 'write_json', 'write_csv', 'read_json',
            'resolve_device', 'run_metadata', 'n_workers', 'Workers', 'single_thread']
 
-# %% ../nbs/00_core.ipynb #934f7ce5
+# %% ../nbs/00_core.ipynb #f36e4948
 import contextlib
 import dataclasses
 import json
@@ -31,11 +31,11 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 
-# %% ../nbs/00_core.ipynb #d9bd0fd1
+# %% ../nbs/00_core.ipynb #7abe0826
 class NeonError(ValueError):
     "A mistake in the input that the user can mend; the message names it and what was expected."
 
-# %% ../nbs/00_core.ipynb #39192354
+# %% ../nbs/00_core.ipynb #205ef065
 def seed_sequence(
     seed: int,        # The one integer of the run, >= 0
     *names: str | int, # What the stream is for, e.g. "networks", 3
@@ -44,7 +44,7 @@ def seed_sequence(
     if seed < 0: raise NeonError(f"a seed is a non-negative integer, got {seed}")
     return np.random.SeedSequence(seed, spawn_key=tuple(zlib.crc32(str(name).encode()) for name in names))
 
-# %% ../nbs/00_core.ipynb #ced8cc13
+# %% ../nbs/00_core.ipynb #01a4b1c2
 def generator(seed: int, *names: str | int) -> np.random.Generator:
     "NumPy generator of the stream called `names`."
     return np.random.default_rng(seed_sequence(seed, *names))
@@ -55,7 +55,7 @@ def torch_generator(seed: int, *names: str | int, device: str = "cpu") -> torch.
     state = int(seed_sequence(seed, *names).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device=device).manual_seed(state)
 
-# %% ../nbs/00_core.ipynb #23286e15
+# %% ../nbs/00_core.ipynb #0693802b
 @dataclass(frozen=True)
 class Config:
     "Base class of all settings: frozen, comparable, saved and read as a dictionary."
@@ -88,7 +88,7 @@ def require(condition: bool, message: str) -> None:
     "Raise a `NeonError` with `message` unless `condition` holds."
     if not condition: raise NeonError(message)
 
-# %% ../nbs/00_core.ipynb #37b82098
+# %% ../nbs/00_core.ipynb #8f8ff85d
 @dataclass(frozen=True)
 class TrainingConfig(Config):
     "How one network is trained with Adam and cross-entropy."
@@ -103,7 +103,7 @@ class TrainingConfig(Config):
         require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         require(self.patience is None or self.patience >= 1, f"patience must be None or at least 1, got {self.patience}")
 
-# %% ../nbs/00_core.ipynb #3d49d35d
+# %% ../nbs/00_core.ipynb #c703823c
 @dataclass(frozen=True)
 class Protocol(Config):
     "Everything in which the published procedure and a strict one differ; `PROTOCOLS` holds both."
@@ -118,7 +118,7 @@ class Protocol(Config):
     output: str = "identity"       # Last activation: "identity" (logits) or "softmax"
     gate: float = 0.6              # Base networks below this validation accuracy (a fraction) are drawn again
     max_redraws: int = 20          # How often one network may be drawn again
-    base_training: TrainingConfig = field(default=TrainingConfig(batch_size=128), metadata={"config": TrainingConfig})
+    base_training: TrainingConfig = field(default=TrainingConfig(batch_size=128, patience=7), metadata={"config": TrainingConfig})
     step_training: TrainingConfig = field(default=TrainingConfig(100, 128, 2e-3, 5), metadata={"config": TrainingConfig})
 
     def __post_init__(self):
@@ -131,7 +131,7 @@ class Protocol(Config):
         require(0 <= self.gate <= 1, f"gate is an accuracy between 0 and 1, got {self.gate}")
         require(self.max_redraws >= 0, f"max_redraws must be at least 0, got {self.max_redraws}")
 
-# %% ../nbs/00_core.ipynb #4a1db01b
+# %% ../nbs/00_core.ipynb #5a9517fa
 PROTOCOLS = {
     "strict": Protocol(),
     "paper": Protocol(name="paper", scaling="minmax", scale_on="all", nominal="ordinal", stratify=False, fixed_split=True,
@@ -148,7 +148,7 @@ def get_protocol(
     require(name in PROTOCOLS, f"unknown protocol {name!r}; there are {sorted(PROTOCOLS)}")
     return PROTOCOLS[name]
 
-# %% ../nbs/00_core.ipynb #a5e9d182
+# %% ../nbs/00_core.ipynb #a8888551
 @contextlib.contextmanager
 def atomic_write(
     path: str | Path, # Where the finished file shall stand; its folder is created
@@ -166,7 +166,7 @@ def atomic_write(
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #0d967395
+# %% ../nbs/00_core.ipynb #7e008b1f
 def write_text(path: str | Path, text: str) -> None:
     "Write `text` as UTF-8, whole or not at all."
     with atomic_write(path) as temporary: temporary.write_text(text, encoding="utf-8")
@@ -188,7 +188,7 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error: raise NeonError(f"{path} is not JSON: {error}") from error
 
-# %% ../nbs/00_core.ipynb #73490a68
+# %% ../nbs/00_core.ipynb #46027156
 def resolve_device(
     device: str = "auto", # "auto", "cpu", "cuda" or "cuda:0"
 ) -> torch.device:
@@ -200,7 +200,7 @@ def resolve_device(
     require(resolved.type == "cpu" or torch.cuda.is_available(), f"device {device!r} asked for, but CUDA is not available")
     return resolved
 
-# %% ../nbs/00_core.ipynb #5be5a6ee
+# %% ../nbs/00_core.ipynb #cb117d19
 def _git(*arguments: str) -> str | None:
     "Answer of a git command in the working folder; None outside a checkout."
     try: answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
@@ -217,7 +217,7 @@ def run_metadata(
     return {"versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
             "platform": f"{sys.platform}-{platform.machine()}", "commit": commit, "dirty": bool(status), **extra}
 
-# %% ../nbs/00_core.ipynb #ea6a83c9
+# %% ../nbs/00_core.ipynb #7ee005a2
 def n_workers(
     requested: int | None = None, # Processes; None: one per core this process may use
 ) -> int:
@@ -242,7 +242,7 @@ def _call(function: Callable, item: bytes) -> bytes:
     "Runs in a worker; plain pickles, since torch would pass every tensor through a file descriptor of its own."
     return pickle.dumps(function(_context, pickle.loads(item)))
 
-# %% ../nbs/00_core.ipynb #6c32a400
+# %% ../nbs/00_core.ipynb #765e9bcb
 @contextlib.contextmanager
 def _uninterrupted():
     "Processes started in the block never see Ctrl-C, which a terminal sends to all; their parent ends them."
@@ -252,7 +252,7 @@ def _uninterrupted():
         finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
     else: yield
 
-# %% ../nbs/00_core.ipynb #5f444b08
+# %% ../nbs/00_core.ipynb #70c26e62
 class Workers:
     "A pool of single-threaded processes that share a setup; used in a `with` block."
 

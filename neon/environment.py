@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EnvConfig', 'PrunedState', 'start_state', 'cut', 'Memo', 'PruningEnv', 'check_fits']
 
-# %% ../nbs/07_environment.ipynb #fc639a7c
+# %% ../nbs/07_environment.ipynb #8fc788a1
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from neon.surgery import (
 )
 from .training import Prefix, TrainingResult, evaluate, train_rows
 
-# %% ../nbs/07_environment.ipynb #e28ceca1
+# %% ../nbs/07_environment.ipynb #97ae978e
 @dataclass(frozen=True)
 class EnvConfig(Config):
     "The rules: what may be done, what follows a cut, what pays."
@@ -43,7 +43,7 @@ class EnvConfig(Config):
     new_layers_only: bool = True       # Train the cut row and the next one only, or the whole network
     credit: str = "parameters"         # c of the reward: reduction of "parameters" (paper) or of this step's "width" (code)
     probe_rows: int = 1000             # Training rows on which activations are summarised
-    memo_bytes: int = 96*2**20         # Memory for networks that were already cut and trained once; 0: none
+    memo_bytes: int = 32*2**20         # Memory for networks that were already cut and trained once; 0: none
     training: TrainingConfig = field(default=TrainingConfig(100, 128, 2e-3, 5), metadata={"config": TrainingConfig})
 
     def __post_init__(self):
@@ -55,7 +55,7 @@ class EnvConfig(Config):
             require(getattr(self, name) in allowed, f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         require(self.probe_rows >= 2, f"probe_rows must be at least 2, got {self.probe_rows}")
 
-# %% ../nbs/07_environment.ipynb #6832be00
+# %% ../nbs/07_environment.ipynb #ee74952d
 @dataclass
 class PrunedState:
     "A network on its way, with the outputs of its rows on training and validation rows."
@@ -74,7 +74,7 @@ def start_state(network: DenseNetwork, data: PreparedData) -> PrunedState:
     accuracy = evaluate(network, data.X_validation, data.y_validation)
     return PrunedState(network, accuracy, Prefix(network, data.X_train), Prefix(network, data.X_validation))
 
-# %% ../nbs/07_environment.ipynb #245dcb64
+# %% ../nbs/07_environment.ipynb #eef9cdf1
 def cut(
     state: PrunedState,
     row: int,         # Hidden row to narrow
@@ -109,7 +109,7 @@ def _refit(state: PrunedState, row: int, width: int, data: PreparedData, config:
     if accuracy < state.accuracy and brief.epochs: return _train(state, narrow, row, data, config, brief, seed, keep_start=True)
     return TrainingResult(narrow, F.cross_entropy(output, data.y_validation).item(), accuracy, [])
 
-# %% ../nbs/07_environment.ipynb #d6fbcf70
+# %% ../nbs/07_environment.ipynb #f8c1434c
 class Memo:
     "Networks and accuracies of cuts already made, least recently used first out, bounded in bytes."
 
@@ -129,7 +129,7 @@ class Memo:
     @staticmethod
     def _bytes(network: DenseNetwork) -> int: return sum(t.nbytes for t in network.state_dict().values())
 
-# %% ../nbs/07_environment.ipynb #bf3f060a
+# %% ../nbs/07_environment.ipynb #e59f443a
 class PruningEnv(gym.Env):
     """Compress one network per episode, layer by layer.
 
@@ -215,7 +215,7 @@ class PruningEnv(gym.Env):
                 "parameters": now.n_params, "parameters_before": before.n_params, "macs": now.macs,
                 "action_mask": np.array([a == 1 or keep_width(width, a) < width for a in self.config.actions], dtype=np.int8)}
 
-# %% ../nbs/07_environment.ipynb #f0a94ca3
+# %% ../nbs/07_environment.ipynb #8fd0f765
 def check_fits(network: DenseNetwork, data: PreparedData, name: str = "the network") -> None:
     "Refuse a network whose inputs or outputs do not fit the data."
     a = network.architecture

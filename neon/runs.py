@@ -6,7 +6,7 @@
 __all__ = ['RunConfig', 'open_run', 'draw_network', 'train_base_networks', 'split_networks', 'train_run_agent', 'result_rows',
            'evaluate_run', 'control_rows', 'looking_evidence', 'prepare_run', 'run_networks', 'run']
 
-# %% ../nbs/13a_runs.ipynb #e281154e
+# %% ../nbs/13a_runs.ipynb #a3700c20
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ from .networks import DenseNetwork, build_network, load_network, random_architec
 from .results import geometric_mean, result_row, write_results, write_training
 from .training import evaluate, plan_stacks, train_stack
 
-# %% ../nbs/13a_runs.ipynb #ad18ad65
+# %% ../nbs/13a_runs.ipynb #21d751f2
 @dataclass(frozen=True)
 class RunConfig(Config):
     "One run on one data set; every field is a parameter of the papermill template."
@@ -75,13 +75,13 @@ class RunConfig(Config):
     def env(self) -> EnvConfig:
         "The environment's settings; the paper's probe has up to 3,000 rows."
         return EnvConfig(budget=self.budget, passes=self.passes, recovery=self.recovery,
-                         probe_rows=3000 if self.protocol == "paper" else 1000, training=get_protocol(self.protocol).step_training)
+                         probe_rows=3000 if self.protocol == "paper" else 500, training=get_protocol(self.protocol).step_training)
 
     def agent(self) -> AgentConfig:
         "The agent's settings: the published ones in the `paper` protocol."
         return (PUBLISHED_AGENT if self.protocol == "paper" else AgentConfig()).replace(episodes=self.episodes)
 
-# %% ../nbs/13a_runs.ipynb #7298ef3f
+# %% ../nbs/13a_runs.ipynb #5a9a9369
 def open_run(
     config: RunConfig,
     folder: str | Path, # Of the run; created if need be
@@ -98,7 +98,7 @@ def open_run(
     except (NotADirectoryError, FileExistsError): raise NeonError(f"{folder} is not a folder that can be written to") from None
     return folder
 
-# %% ../nbs/13a_runs.ipynb #8f62a548
+# %% ../nbs/13a_runs.ipynb #8c7c48f2
 def draw_network(
     i: int,       # Number of the network
     attempt: int, # 0, then one more for every time it missed the gate
@@ -125,7 +125,7 @@ def _train_group(context: tuple, group: list[tuple[int, int]]) -> list[dict]:
 
 def _setup(*arguments): return arguments
 
-# %% ../nbs/13a_runs.ipynb #382e8615
+# %% ../nbs/13a_runs.ipynb #76bc7b29
 def train_base_networks(
     n: int,                # How many
     data: PreparedData,
@@ -168,7 +168,7 @@ def _train_round(waiting: list[int], attempt: int, index: dict, data: PreparedDa
         index.update({f"{i}.{k}": r["accuracy"] for (i, k), r in zip(group, results, strict=True)})
         write_json(folder/"index.json", index)
 
-# %% ../nbs/13a_runs.ipynb #e4718af1
+# %% ../nbs/13a_runs.ipynb #56cb9089
 def split_networks(
     n: int,      # Networks
     n_test: int, # Of them, for the test
@@ -178,7 +178,7 @@ def split_networks(
     order = generator(seed, "network split").permutation(n)
     return sorted(order[n_test:].tolist()), sorted(order[:n_test].tolist())
 
-# %% ../nbs/13a_runs.ipynb #a55e1b04
+# %% ../nbs/13a_runs.ipynb #93ea977a
 def train_run_agent(
     config: RunConfig,
     data: PreparedData,
@@ -199,7 +199,7 @@ def train_run_agent(
     checkpoint.unlink()
     return agent
 
-# %% ../nbs/13a_runs.ipynb #f91406fa
+# %% ../nbs/13a_runs.ipynb #a6d453c6
 def result_rows(
     config: RunConfig,
     data: PreparedData,
@@ -241,7 +241,7 @@ def evaluate_run(
         tables.append(table)
     return tuple(tables)
 
-# %% ../nbs/13a_runs.ipynb #b03970a2
+# %% ../nbs/13a_runs.ipynb #af228032
 def control_rows(
     config: RunConfig,
     data: PreparedData,
@@ -257,7 +257,7 @@ def control_rows(
         controls[name] = result_rows(config, data, ids, networks, compress_networks(None, networks, data, env, config.seed, mode, workers))
     return controls
 
-# %% ../nbs/13a_runs.ipynb #88cfde17
+# %% ../nbs/13a_runs.ipynb #21526a74
 def looking_evidence(
     config: RunConfig,
     data: PreparedData,
@@ -280,7 +280,7 @@ def looking_evidence(
         report[f"accuracy_change_{name}"] = 100*float((table.accuracy_after - table.accuracy_before).mean())
     return report
 
-# %% ../nbs/13a_runs.ipynb #b9e93188
+# %% ../nbs/13a_runs.ipynb #8d43b531
 def prepare_run(
     config: RunConfig,
     workers: int | None = None, # Processes; None: one per core (one where the device is a GPU)
