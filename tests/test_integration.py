@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from neon.agent import (
+    Agent,
     AgentConfig,
     actor_policy,
     compress_networks,
@@ -59,6 +60,24 @@ def plan(episodes) -> list[tuple]: return [(t.actions, t.rewards, t.infos[-1]["w
 def same_weights(a, b) -> bool:
     first, second = a.state_dict(), b.state_dict()
     return list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# Masked actions
+
+def test_only_actions_that_remove_a_unit_are_taken(data, networks, rules):
+    "Layers of a few units, eight passes: most actions soon do nothing, are not offered, and are not taken."
+    env, agent = PruningEnv(networks, data, rules.replace(passes=8, recovery="slice"), seed=0), Agent(5)
+    refused = 0
+    for policy in (random_policy(5), actor_policy(agent.actor, greedy=False), actor_policy(agent.actor)):
+        episode = rollout(env, policy, generator(0, "masked"), {"network": 3})
+        masks = [info["action_mask"] for info in episode.infos[:-1]]
+        assert all(mask[action] for mask, action in zip(masks, episode.actions, strict=True))
+        for mask, action, before, after in zip(masks, episode.actions, episode.infos, episode.infos[1:], strict=False):
+            if action: assert after["parameters"] < before["parameters"]
+        refused += sum(int((mask == 0).sum()) for mask in masks)
+        learnt = agent.update([episode])
+        assert np.isfinite([learnt[0]["actor_loss"], learnt[0]["entropy"]]).all()
+    assert refused > 0
 
 
 # Train, prune, compare
