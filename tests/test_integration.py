@@ -72,7 +72,7 @@ def test_only_actions_that_remove_a_unit_are_taken(data, networks, rules):
         episode = rollout(env, policy, generator(0, "masked"), {"network": 3})
         masks = [info["action_mask"] for info in episode.infos[:-1]]
         assert all(mask[action] for mask, action in zip(masks, episode.actions, strict=True))
-        for mask, action, before, after in zip(masks, episode.actions, episode.infos, episode.infos[1:], strict=False):
+        for action, before, after in zip(episode.actions, episode.infos, episode.infos[1:], strict=False):
             if action: assert after["parameters"] < before["parameters"]
         refused += sum(int((mask == 0).sum()) for mask in masks)
         learnt = agent.update([episode])
