@@ -6,7 +6,7 @@
 __all__ = ['HELP', 'default_folder', 'run_settings', 'data_list', 'data_show', 'print_results', 'find_template',
            'template_parameters', 'check_parameters', 'run_template', 'build_parser', 'main']
 
-# %% ../nbs/15_cli.ipynb #f2814049
+# %% ../nbs/15_cli.ipynb #ab0cadfe
 import argparse
 import ast
 import contextlib
@@ -29,11 +29,11 @@ import pandas as pd
 
 import neon
 from .core import PROTOCOLS, NeonError, n_workers, read_json, require, single_thread
-from .data import _SUFFIXES, REGISTRY, _data_folder, _measured, _stem, data_card, default_cache_dir, load_dataset
+from .data import REGISTRY, data_card, load_dataset, measured_facts, table_name, whereabouts
 from .results import read_results, read_training, results_table
 from .runs import RunConfig, evaluate_run, open_run, prepare_run, run_networks, split_networks, train_run_agent
 
-# %% ../nbs/15_cli.ipynb #0153f6bc
+# %% ../nbs/15_cli.ipynb #aee14939
 HELP = {
     "dataset": "name (see `neon data list`), or path of a csv or parquet file whose last column is the class",
     "protocol": "how data are prepared and judged: the strict way, or as the paper did",
@@ -69,12 +69,12 @@ def _add_run_options(parser: argparse.ArgumentParser, defaults: dict) -> None:
                         "remembers its settings, so that naming it is enough to go on")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; the results do not depend on it (default: one per core)")
 
-# %% ../nbs/15_cli.ipynb #ab384b6f
+# %% ../nbs/15_cli.ipynb #0e84ebe3
 def default_folder(
     config: RunConfig,
 ) -> Path: # Relative to the current folder
     "Where a run is kept unless told otherwise."
-    return Path("runs")/(f"{_stem(Path(config.dataset))}_{config.protocol}_C{config.budget:g}_{config.passes}passes_{config.recovery}"
+    return Path("runs")/(f"{table_name(Path(config.dataset))}_{config.protocol}_C{config.budget:g}_{config.passes}passes_{config.recovery}"
                          f"_seed{config.seed}")
 
 
@@ -89,7 +89,7 @@ def run_settings(
     config = RunConfig.from_dict({**(defaults or {}), **remembered, **given})
     return config, folder or default_folder(config)
 
-# %% ../nbs/15_cli.ipynb #8b338c7e
+# %% ../nbs/15_cli.ipynb #184d4c8b
 def _nearest(word: str, known: Sequence[str]) -> str:
     "The end of a message about an unknown word."
     near = difflib.get_close_matches(word, known, 1, 0.5)
@@ -118,21 +118,14 @@ class _Parser(argparse.ArgumentParser):
         options = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
         self.error(f"unknown option {word}{_nearest(word.replace('_', '-'), options)}")
 
-# %% ../nbs/15_cli.ipynb #1a56e440
-def _place(name: str) -> str:
-    "Where a registered table would be read from."
-    info, folder = REGISTRY[name], _data_folder(None)
-    if info.source == "bundled": return "yes"
-    if folder and any((folder/f"{name}{suffix}").exists() for suffix in (*_SUFFIXES, "_train.npz")): return "yes, NEON_DATA"
-    if info.dropped: return _place(info.variant_of)
-    if (default_cache_dir()/f"openml-{info.openml_id}.parquet").exists(): return "yes, cache"
-    return "download" if info.openml_id else "no"
+# %% ../nbs/15_cli.ipynb #8c014a67
+_HERE = {"bundled": "yes", "folder": "yes, NEON_DATA", "cache": "yes, cache", "download": "download", "nowhere": "no"}
 
 
 def data_list() -> pd.DataFrame: # One row per registered table
     "The registered tables."
     return pd.DataFrame([{"name": info.name, "rows": info.n_rows, "columns": info.n_columns, "classes": info.n_classes or "?",
-                          "source": info.source, "here": _place(info.name)} for info in REGISTRY.values()])
+                          "source": info.source, "here": _HERE[whereabouts(info.name)]} for info in REGISTRY.values()])
 
 
 def data_show(
@@ -140,16 +133,16 @@ def data_show(
 ) -> str:              # Markdown
     "What is known about a table."
     info = REGISTRY.get(name_or_path)
-    if info: return data_card(info, load_dataset(info.name) if _place(info.name).startswith("yes") else None)
+    if info: return data_card(info, load_dataset(info.name) if whereabouts(info.name) in ("bundled", "folder", "cache") else None)
     dataset = load_dataset(name_or_path)
-    return f"# {dataset.name}\n\n> {dataset.X.shape[1]} features and the target `{dataset.y.name}`\n" + _measured(dataset)
+    return f"# {dataset.name}\n\n> {dataset.X.shape[1]} features and the target `{dataset.y.name}`\n" + measured_facts(dataset)
 
 
 def _data(args: argparse.Namespace) -> None:
     if args.action == "show": print(data_show(args.name))
     else: print(data_list().to_string(index=False))
 
-# %% ../nbs/15_cli.ipynb #a46dd18f
+# %% ../nbs/15_cli.ipynb #80a94de1
 def _given(args: argparse.Namespace) -> dict:
     "The settings of a run that were asked for."
     return {f.name: getattr(args, f.name) for f in fields(RunConfig) if hasattr(args, f.name)}
@@ -195,7 +188,7 @@ def print_results(folder: Path) -> None:
     print(f"\n{results_table(read_results(folder/'results_test.csv')).to_string(index=False)}\n")
     print(f"Test networks, test rows. All results are in {folder}")
 
-# %% ../nbs/15_cli.ipynb #8350927d
+# %% ../nbs/15_cli.ipynb #670d98fd
 def find_template(
     name: str = "neon_dataset", # Of a notebook in nbs/runs
 ) -> Path:
@@ -235,7 +228,7 @@ def check_parameters(
     for name in parameters:
         if name not in known: raise NeonError(f"{Path(template).name} has no parameter {name!r}{_nearest(name, known)}")
 
-# %% ../nbs/15_cli.ipynb #201bb50b
+# %% ../nbs/15_cli.ipynb #04f8c225
 def _kernel_manager() -> type:
     "A Jupyter kernel manager whose kernel is this interpreter."
     from ipykernel.kernelspec import get_kernel_dict
@@ -272,7 +265,7 @@ def _shown(notebook) -> list[str]:
     texts = ["".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout") for cell in cells]
     return [text.rstrip() for text in texts if text.strip()]
 
-# %% ../nbs/15_cli.ipynb #a8293542
+# %% ../nbs/15_cli.ipynb #c5b48077
 def run_template(
     template: str | Path,
     parameters: dict, # Name -> value
@@ -323,7 +316,7 @@ def _run(args: argparse.Namespace) -> None:
     if not shown and (folder/"results_test.csv").is_file(): print_results(folder)
     print(f"\nThe executed notebook is {folder/'run.ipynb'}; all else is beside it")
 
-# %% ../nbs/15_cli.ipynb #caa8f718
+# %% ../nbs/15_cli.ipynb #086490a2
 _EPILOG = """\
 A first run, minutes on two cores:
 
@@ -392,7 +385,7 @@ def _add_data(commands, debug: argparse.ArgumentParser) -> None:
                       "beware of.", "  neon data show wine\n  neon data show my_table.csv", debug)
     show.add_argument("name", metavar="NAME", help="registered name, or path of a csv or parquet file")
 
-# %% ../nbs/15_cli.ipynb #3986e7b9
+# %% ../nbs/15_cli.ipynb #c567f87e
 _ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "data": _data, "run": _run, "networks": _networks, "train": _train, "evaluate": _evaluate}
 
@@ -423,7 +416,7 @@ def _act(argv: list[str]) -> None:
         raise SystemExit(2)
     _ACTIONS[args.command](args)
 
-# %% ../nbs/15_cli.ipynb #38e31032
+# %% ../nbs/15_cli.ipynb #44b3b9b6
 def main(
     argv: Sequence[str] | None = None, # Words after `neon`; None: those of this process
 ) -> int:                              # Exit status

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['REGISTRY', 'NEON_DATASETS', 'DatasetInfo', 'binarise', 'dataset_names', 'dataset_info', 'column_kind', 'Dataset',
-           'as_dataset', 'read_table', 'default_cache_dir', 'load_dataset', 'encode_labels', 'stratified_part',
-           'DataSplit', 'split_rows', 'Encoder', 'fit_encoder', 'PreparedData', 'prepare', 'data_card', 'data_index',
-           'write_data_cards']
+           'as_dataset', 'table_name', 'read_table', 'default_cache_dir', 'load_dataset', 'whereabouts',
+           'encode_labels', 'stratified_part', 'DataSplit', 'split_rows', 'Encoder', 'fit_encoder', 'PreparedData',
+           'prepare', 'measured_facts', 'data_card', 'data_index', 'write_data_cards']
 
-# %% ../nbs/01_data.ipynb #1861a709
+# %% ../nbs/01_data.ipynb #40b81549
 import csv
 import dataclasses
 import difflib
@@ -35,7 +35,7 @@ from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, OrdinalEncoder, S
 
 from .core import NeonError, Protocol, atomic_write, generator, get_protocol, require, seed_sequence, write_text
 
-# %% ../nbs/01_data.ipynb #009e667b
+# %% ../nbs/01_data.ipynb #f2b33677
 @dataclass(frozen=True)
 class DatasetInfo:
     "What is known about a table before it is loaded."
@@ -74,7 +74,7 @@ def _register(*infos: DatasetInfo) -> None:
         assert info.name not in REGISTRY, info.name
         REGISTRY[info.name] = info
 
-# %% ../nbs/01_data.ipynb #a6260cab
+# %% ../nbs/01_data.ipynb #75199052
 _UCI = "shipped with scikit-learn (BSD-3-Clause); the UCI page of the original says CC BY 4.0 (from memory)"
 
 
@@ -95,14 +95,14 @@ _register(
              notes="So small that one test row is 2.2 points of accuracy; two flowers are described by the same four numbers."),
 )
 
-# %% ../nbs/01_data.ipynb #4e01ee12
+# %% ../nbs/01_data.ipynb #32528681
 def binarise(
     values: pd.Series, # Numeric target, one per row
 ) -> pd.Series:        # "P" below the mean, "N" elsewhere
     "OpenML's rule that turns a regression target into two classes."
     return pd.Series(np.where(values < values.mean(), "P", "N"), index=values.index, name=values.name)
 
-# %% ../nbs/01_data.ipynb #ceaa981e
+# %% ../nbs/01_data.ipynb #f964d798
 def _openml(name, openml_id, rows, columns, classes, what, origin, **more) -> DatasetInfo:
     "Entry of a table that OpenML holds."
     return DatasetInfo(name, "openml", openml_id, rows, columns, classes, what=what, origin=origin, **more)
@@ -150,7 +150,7 @@ _register(
                   "`rmftsa_sleepdata__sleep_state`."),
 )
 
-# %% ../nbs/01_data.ipynb #2e0aca8e
+# %% ../nbs/01_data.ipynb #bfbfb659
 _DATAHUB = "ODC-PDDL-1.0, as stated by the datahub.io packaging of the OpenML file"
 _FILE_ONLY = "a public copy of the file names a licence for its code only; none is stated for the data"
 
@@ -187,7 +187,7 @@ _register(
                   "columns and 2,126 rows."),
 )
 
-# %% ../nbs/01_data.ipynb #16238c33
+# %% ../nbs/01_data.ipynb #ee50955e
 _register(
     _openml("electricity-normalized", 151, 45312, 9, 2, "Does the price of electricity in New South Wales rise or fall?",
             "ELEC2 (Harries; Gama; Bifet)", licence=_DATAHUB, id_confirmed=True, target_rule="given: UP or DOWN",
@@ -232,7 +232,7 @@ _register(
 
 NEON_DATASETS = tuple(name for name, info in REGISTRY.items() if info.source == "openml")
 
-# %% ../nbs/01_data.ipynb #bf0a3686
+# %% ../nbs/01_data.ipynb #6f4149a6
 def _variant(name, **changes) -> DatasetInfo:
     "Entry of another form of a registered table: its facts, less what does not carry over."
     base = REGISTRY[name.split("__")[0]]
@@ -265,7 +265,7 @@ _register(
                       "the official ones. Not one of the 28."),
 )
 
-# %% ../nbs/01_data.ipynb #835fb610
+# %% ../nbs/01_data.ipynb #b9fbb90a
 def dataset_names(
     source: str | None = None, # "bundled", "openml" or "variant"; None: all
 ) -> tuple[str, ...]:          # In the order of this notebook
@@ -276,7 +276,7 @@ def dataset_names(
 def _unknown_dataset(name: str, folder: Path | None) -> NeonError:
     "The error for a name that nothing answers to, with the closest ones."
     files = sorted(folder.iterdir()) if folder else []
-    known = [*REGISTRY, *(_stem(path) for path in files if path.name.endswith((*_SUFFIXES, "_train.npz")))]
+    known = [*REGISTRY, *(table_name(path) for path in files if path.name.endswith((*_SUFFIXES, "_train.npz")))]
     by_lower = {other.lower(): other for other in known}
     begin = [other for other in by_lower if other.startswith(name.lower())]
     close = dict.fromkeys([*begin, *difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)])
@@ -290,7 +290,7 @@ def dataset_info(name: str) -> DatasetInfo:
     if name not in REGISTRY: raise _unknown_dataset(name, None)
     return REGISTRY[name]
 
-# %% ../nbs/01_data.ipynb #81d30b4e
+# %% ../nbs/01_data.ipynb #c004639d
 def column_kind(
     column: pd.Series, # One feature
 ) -> str:              # "numeric" or "nominal"
@@ -323,7 +323,7 @@ def _numbers(column: pd.Series) -> np.ndarray:
     if infinite.any(): raise NeonError(f"column {column.name!r} has an infinite value, {_first(infinite)}")
     return values
 
-# %% ../nbs/01_data.ipynb #7f51de7f
+# %% ../nbs/01_data.ipynb #630c3ae6
 _MANY_LABELS = 100 # With more distinct values than this, a target of fractions, or one that hardly repeats, is no class
 
 
@@ -356,7 +356,7 @@ def _check_labels(y: pd.Series) -> None:
             f"target {name!r} looks continuous ({n_labels} distinct values in {len(y)} rows); only classification targets are supported "
             "for now. Name the class column with target=..., or cut this one into classes (see `binarise`)")
 
-# %% ../nbs/01_data.ipynb #5b4c287c
+# %% ../nbs/01_data.ipynb #9356e8f0
 @dataclass(frozen=True, eq=False)
 class Dataset:
     "Features and labels as they came; checked when made."
@@ -394,7 +394,7 @@ def as_dataset(
     if isinstance(y.dtype, pd.CategoricalDtype): y = y.astype(object)
     return Dataset(name, X, y, info, n_train)
 
-# %% ../nbs/01_data.ipynb #9e169d79
+# %% ../nbs/01_data.ipynb #b709c3f0
 _MISSING_LABELS = {"", "?", "nan", "NaN", "<NA>"}
 
 
@@ -421,7 +421,7 @@ def _check_slips(column: pd.Series) -> None:
         raise NeonError(f"column {column.name!r} holds numbers except for {words.iloc[0]!r}, first in row {words.index[0]} "
                         "(counted from 0); expected a number, or nothing or ? for a missing one")
 
-# %% ../nbs/01_data.ipynb #2b487329
+# %% ../nbs/01_data.ipynb #a9622b27
 def _csv_header(path: Path) -> tuple[list[str], str]:
     "Column names of a csv file, and the character that separates them."
     opener = gzip.open if path.suffix == ".gz" else open
@@ -459,11 +459,11 @@ def _target_column(names: Sequence[str], target: str | None, path: Path) -> str:
     require(target in names, f"{path} has no column {target!r} to serve as target; the closest are {close}")
     return target
 
-# %% ../nbs/01_data.ipynb #d0944e15
+# %% ../nbs/01_data.ipynb #dd239b36
 _SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".csv.gz")
 
 
-def _stem(path: Path) -> str:
+def table_name(path: Path) -> str:
     "The name of a file without folder and type."
     for suffix in (".csv.gz", *_SUFFIXES, "_train.npz", "_test.npz"):
         if path.name.endswith(suffix): return path.name[: -len(suffix)]
@@ -494,7 +494,7 @@ def read_table(
     except (OSError, ValueError, pd.errors.ParserWarning, EOFError, csv.Error, zlib.error) as error:
         raise NeonError(f"cannot read {path}: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
 
-# %% ../nbs/01_data.ipynb #ab3a2647
+# %% ../nbs/01_data.ipynb #098f1376
 def default_cache_dir() -> Path:
     "Folder of downloaded tables: `NEON_CACHE`, or ~/.cache/neon."
     return Path(os.environ.get("NEON_CACHE") or Path.home() / ".cache" / "neon").expanduser()
@@ -526,7 +526,7 @@ def _fetch(info: DatasetInfo, cache_dir: str | Path | None) -> tuple[pd.DataFram
     with atomic_write(path) as temporary: frame.to_parquet(temporary, index=False)
     return read_table(path)
 
-# %% ../nbs/01_data.ipynb #f50e8cb6
+# %% ../nbs/01_data.ipynb #5cf46710
 def _check_shape(dataset: Dataset, where: str, advice: str) -> None:
     "Compare rows, columns and classes with the registry's."
     info, shape = dataset.info, (len(dataset.X), dataset.X.shape[1] + 1)
@@ -555,7 +555,7 @@ def _derive(info: DatasetInfo, base: Dataset) -> Dataset:
     dropped = [columns[column] if isinstance(column, int) else column for column in info.dropped]
     return as_dataset(base.X.drop(columns=dropped), base.y, info.name, info)
 
-# %% ../nbs/01_data.ipynb #8463c438
+# %% ../nbs/01_data.ipynb #f018fa39
 def _from_bundle(info: DatasetInfo) -> Dataset:
     "A table that comes with scikit-learn."
     bunch = getattr(sklearn_datasets, f"load_{info.name}")(as_frame=True)
@@ -565,7 +565,7 @@ def _from_bundle(info: DatasetInfo) -> Dataset:
     _check_shape(dataset, "scikit-learn", "The installed scikit-learn ships another version")
     return dataset
 
-# %% ../nbs/01_data.ipynb #782df017
+# %% ../nbs/01_data.ipynb #db34ffad
 def _data_folder(data_dir: str | Path | None) -> Path | None:
     "The folder asked for, or that of NEON_DATA, or none."
     given = data_dir or os.environ.get("NEON_DATA")
@@ -604,7 +604,7 @@ def _from_folder(folder: Path, name: str, target: str | None) -> Dataset | None:
     if dataset.info: _check_shape(dataset, str(path), "To load the file as it is, give its path instead of the name")
     return dataset
 
-# %% ../nbs/01_data.ipynb #025d4f3a
+# %% ../nbs/01_data.ipynb #762b671f
 def load_dataset(
     name_or_path: str | Path,           # Name of the registry or of a file in the data folder; or the path of a csv or parquet file
     target: str | None = None,          # Column of a file that holds the class; None: the last one
@@ -617,7 +617,7 @@ def load_dataset(
     is_path = isinstance(name_or_path, Path) or name.endswith(_SUFFIXES) or os.sep in name
     if is_path or not info and Path(name).is_file():
         path = Path(name).expanduser()
-        return as_dataset(*read_table(path, target), _stem(path))
+        return as_dataset(*read_table(path, target), table_name(path))
     if not (info and info.source == "bundled"):
         folder = _data_folder(data_dir)
         dataset = folder and _from_folder(folder, name, target)
@@ -630,7 +630,20 @@ def load_dataset(
     _check_shape(dataset, f"{info.variant_of} less {len(info.dropped)} features", "Please give a file instead")
     return dataset
 
-# %% ../nbs/01_data.ipynb #89fdd7e5
+# %% ../nbs/01_data.ipynb #cf29f62c
+def whereabouts(
+    name: str,                          # Of the registry
+    data_dir: str | Path | None = None, # As for `load_dataset`
+) -> str:                               # "bundled", "folder", "cache", "download", or "nowhere"
+    "Where a registered table would be read from."
+    info, folder = dataset_info(name), _data_folder(data_dir)
+    if info.source == "bundled": return "bundled"
+    if folder and any((folder/f"{name}{suffix}").exists() for suffix in (*_SUFFIXES, "_train.npz")): return "folder"
+    if info.dropped: return whereabouts(info.variant_of, data_dir)
+    if (default_cache_dir()/f"openml-{info.openml_id}.parquet").exists(): return "cache"
+    return "download" if info.openml_id else "nowhere"
+
+# %% ../nbs/01_data.ipynb #b19fbc49
 def _by_value(labels: Sequence) -> list:
     "Labels in their natural order: by value where all read as numbers, else alphabetically, else by type and text."
     if all(isinstance(label, str) for label in labels):
@@ -650,7 +663,7 @@ def encode_labels(
     classes = np.array(labels) if one_type else np.array(labels, dtype=object)
     return codes, classes
 
-# %% ../nbs/01_data.ipynb #e5408d42
+# %% ../nbs/01_data.ipynb #020e54f5
 def stratified_part(
     codes: np.ndarray,          # (rows,) int64 class numbers
     share: float,               # Share of the rows to take, between 0 and 1
@@ -668,7 +681,7 @@ def stratified_part(
     rows = [rng.permutation(np.flatnonzero(codes == code))[:seat] for code, seat in enumerate(seats)]
     return rng.permutation(np.concatenate(rows))
 
-# %% ../nbs/01_data.ipynb #07bcba87
+# %% ../nbs/01_data.ipynb #e49187c1
 @dataclass(frozen=True, eq=False)
 class DataSplit:
     "Row numbers of the three parts: disjoint, together all rows."
@@ -706,7 +719,7 @@ def split_rows(
     train, validation = _part(rest, codes, protocol.validation_share, protocol, seed, "validation", 1)
     return DataSplit(train, validation, test)
 
-# %% ../nbs/01_data.ipynb #7366d457
+# %% ../nbs/01_data.ipynb #3fe25c11
 _MISSING = "(missing)"
 _MAX_CATEGORIES = 32
 
@@ -743,7 +756,7 @@ def _transformer(frame: pd.DataFrame, numeric: list[str], nominal: list[str], pr
         steps.append(("name", Pipeline([("code", codes), ("scale", scaler())]), nominal))
     return ColumnTransformer(steps, sparse_threshold=0)
 
-# %% ../nbs/01_data.ipynb #1e2842ce
+# %% ../nbs/01_data.ipynb #51e18ac2
 @dataclass(frozen=True, eq=False)
 class Encoder:
     "Fitted rules that turn raw features into network inputs; made by `fit_encoder`."
@@ -797,7 +810,7 @@ def fit_encoder(
              for name in fitted.get_feature_names_out(columns)]
     return Encoder(tuple(X.columns), kinds, transformer, tuple(names))
 
-# %% ../nbs/01_data.ipynb #4baa4cbb
+# %% ../nbs/01_data.ipynb #d6bc97a1
 @dataclass(frozen=True, eq=False)
 class PreparedData:
     "The three parts of a table as tensors; made by `prepare`."
@@ -846,7 +859,7 @@ class PreparedData:
 
     def __repr__(self): return f"PreparedData({self.describe()})"
 
-# %% ../nbs/01_data.ipynb #60124ab9
+# %% ../nbs/01_data.ipynb #4c0c2e37
 def prepare(
     dataset: Dataset | str | Path,       # A table, or a name or path for `load_dataset`
     protocol: str | Protocol = "strict", # "strict", "paper" or your own
@@ -863,14 +876,14 @@ def prepare(
     labels = {f"y_{part}": y[getattr(split, part)] for part in ("train", "validation", "test")}
     return PreparedData(dataset.name, protocol.name, **parts, **labels, classes=classes, split=split, encoder=encoder)
 
-# %% ../nbs/01_data.ipynb #09120ddd
+# %% ../nbs/01_data.ipynb #9f0addca
 def _id_line(info: DatasetInfo) -> str:
     "The OpenML id and how far it can be trusted."
     if info.openml_id is None: return f"none of its own; derived from `{info.variant_of}`" if info.variant_of else "none needed"
     return f"{info.openml_id} ({'confirmed in public lists' if info.id_confirmed else 'from memory; checked on load'})"
 
 
-def _measured(dataset: Dataset) -> str:
+def measured_facts(dataset: Dataset) -> str:
     "Section of a card that needs the table itself."
     kinds = [column_kind(dataset.X[name]) for name in dataset.X]
     codes, classes = encode_labels(dataset.y)
@@ -899,9 +912,9 @@ def data_card(
     table = [f"| {name} | {value} |" for name, value in rows if value is not None]
     text = [f"# {info.name}", "", f"> {info.what}", "", "| | |", "|---|---|", *table, "", "## Leaks", "", info.leaks or "None known.", ""]
     if info.notes: text += ["## Notes", "", info.notes, ""]
-    return "\n".join(text) + (_measured(dataset) if dataset else "")
+    return "\n".join(text) + (measured_facts(dataset) if dataset else "")
 
-# %% ../nbs/01_data.ipynb #1e09beed
+# %% ../nbs/01_data.ipynb #fa0568a6
 def data_index() -> str:
     "Markdown index of all data cards."
     groups = [("Bundled with scikit-learn", dataset_names("bundled")), ("The 28 tables of the NEON publication", NEON_DATASETS),
