@@ -6,21 +6,18 @@
 __all__ = ['HELP', 'default_folder', 'run_settings', 'data_list', 'data_show', 'print_results', 'find_template',
            'template_parameters', 'check_parameters', 'run_template', 'build_parser', 'main']
 
-# %% ../nbs/15_cli.ipynb #ab0cadfe
+# %% ../nbs/15_cli.ipynb #60ed9876
 import argparse
 import ast
-import contextlib
 import difflib
 import importlib.util
 import logging
-import multiprocessing
 import os
 import re
 import shutil
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from pathlib import Path
@@ -33,7 +30,7 @@ from .data import REGISTRY, data_card, load_dataset, measured_facts, table_name,
 from .results import read_results, read_training, results_table
 from .runs import RunConfig, evaluate_run, open_run, prepare_run, run_networks, split_networks, train_run_agent
 
-# %% ../nbs/15_cli.ipynb #aee14939
+# %% ../nbs/15_cli.ipynb #85468545
 HELP = {
     "dataset": "name (see `neon data list`), or path of a csv or parquet file whose last column is the class",
     "protocol": "how data are prepared and judged: the strict way, or as the paper did",
@@ -69,7 +66,7 @@ def _add_run_options(parser: argparse.ArgumentParser, defaults: dict) -> None:
                         "remembers its settings, so that naming it is enough to go on")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; the results do not depend on it (default: one per core)")
 
-# %% ../nbs/15_cli.ipynb #0e84ebe3
+# %% ../nbs/15_cli.ipynb #adf4253b
 def default_folder(
     config: RunConfig,
 ) -> Path: # Relative to the current folder
@@ -89,7 +86,7 @@ def run_settings(
     config = RunConfig.from_dict({**(defaults or {}), **remembered, **given})
     return config, folder or default_folder(config)
 
-# %% ../nbs/15_cli.ipynb #184d4c8b
+# %% ../nbs/15_cli.ipynb #7c038931
 def _nearest(word: str, known: Sequence[str]) -> str:
     "The end of a message about an unknown word."
     near = difflib.get_close_matches(word, known, 1, 0.5)
@@ -118,7 +115,7 @@ class _Parser(argparse.ArgumentParser):
         options = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
         self.error(f"unknown option {word}{_nearest(word.replace('_', '-'), options)}")
 
-# %% ../nbs/15_cli.ipynb #8c014a67
+# %% ../nbs/15_cli.ipynb #6f7c140b
 _HERE = {"bundled": "yes", "folder": "yes, NEON_DATA", "cache": "yes, cache", "download": "download", "nowhere": "no"}
 
 
@@ -142,7 +139,7 @@ def _data(args: argparse.Namespace) -> None:
     if args.action == "show": print(data_show(args.name))
     else: print(data_list().to_string(index=False))
 
-# %% ../nbs/15_cli.ipynb #80a94de1
+# %% ../nbs/15_cli.ipynb #2f33c25f
 def _given(args: argparse.Namespace) -> dict:
     "The settings of a run that were asked for."
     return {f.name: getattr(args, f.name) for f in fields(RunConfig) if hasattr(args, f.name)}
@@ -188,7 +185,7 @@ def print_results(folder: Path) -> None:
     print(f"\n{results_table(read_results(folder/'results_test.csv')).to_string(index=False)}\n")
     print(f"Test networks, test rows. All results are in {folder}")
 
-# %% ../nbs/15_cli.ipynb #670d98fd
+# %% ../nbs/15_cli.ipynb #22d4e32f
 def find_template(
     name: str = "neon_dataset", # Of a notebook in nbs/runs
 ) -> Path:
@@ -228,13 +225,13 @@ def check_parameters(
     for name in parameters:
         if name not in known: raise NeonError(f"{Path(template).name} has no parameter {name!r}{_nearest(name, known)}")
 
-# %% ../nbs/15_cli.ipynb #04f8c225
+# %% ../nbs/15_cli.ipynb #aaa8cd31
 def _kernel_manager() -> type:
     "A Jupyter kernel manager whose kernel is this interpreter."
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
-    begin = "import tqdm.auto; from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
+    begin = "from ipykernel.kernelapp import launch_new_instance; launch_new_instance()"
     source = Path(neon.__file__).resolve().parent.parent
     path = [str(source), os.environ.get("PYTHONPATH", "")] if (source/"settings.ini").is_file() else [os.environ.get("PYTHONPATH", "")]
     env = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "TQDM_MININTERVAL": "0.5" if sys.stderr.isatty() else "10",
@@ -265,7 +262,7 @@ def _shown(notebook) -> list[str]:
     texts = ["".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout") for cell in cells]
     return [text.rstrip() for text in texts if text.strip()]
 
-# %% ../nbs/15_cli.ipynb #c5b48077
+# %% ../nbs/15_cli.ipynb #3eb8e0ed
 def run_template(
     template: str | Path,
     parameters: dict, # Name -> value
@@ -316,7 +313,7 @@ def _run(args: argparse.Namespace) -> None:
     if not shown and (folder/"results_test.csv").is_file(): print_results(folder)
     print(f"\nThe executed notebook is {folder/'run.ipynb'}; all else is beside it")
 
-# %% ../nbs/15_cli.ipynb #086490a2
+# %% ../nbs/15_cli.ipynb #dd111b10
 _EPILOG = """\
 A first run, minutes on two cores:
 
@@ -385,22 +382,9 @@ def _add_data(commands, debug: argparse.ArgumentParser) -> None:
                       "beware of.", "  neon data show wine\n  neon data show my_table.csv", debug)
     show.add_argument("name", metavar="NAME", help="registered name, or path of a csv or parquet file")
 
-# %% ../nbs/15_cli.ipynb #c567f87e
+# %% ../nbs/15_cli.ipynb #32a74b16
 _ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "data": _data, "run": _run, "networks": _networks, "train": _train, "evaluate": _evaluate}
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    "In the block, Ctrl-C also ends the worker processes."
-    def stop(number, frame):
-        for child in multiprocessing.active_children(): child.kill()
-        raise KeyboardInterrupt
-    try: before = signal.signal(signal.SIGINT, stop)
-    except ValueError: before = None  # not the main thread: signals are not ours
-    try: yield
-    finally:
-        if before is not None: signal.signal(signal.SIGINT, before)
 
 
 def _act(argv: list[str]) -> None:
@@ -416,14 +400,14 @@ def _act(argv: list[str]) -> None:
         raise SystemExit(2)
     _ACTIONS[args.command](args)
 
-# %% ../nbs/15_cli.ipynb #44b3b9b6
+# %% ../nbs/15_cli.ipynb #f4b5bbbb
 def main(
     argv: Sequence[str] | None = None, # Words after `neon`; None: those of this process
 ) -> int:                              # Exit status
     "The `neon` command."
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with single_thread(), _interruptible(): _act(argv)
+        with single_thread(): _act(argv)
         sys.stdout.flush()
         return 0
     except SystemExit as end: return end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -7,7 +7,7 @@ __all__ = ['legacy_usage', 'LegacyCheckpoint', 'open_checkpoint', 'read_checkpoi
            'draw_split', 'write_split', 'LegacyFolder', 'read_legacy_folder', 'write_legacy_folder',
            'legacy_results_name', 'reinforce', 'parse_legacy_flags', 'main', 'read_legacy_results']
 
-# %% ../nbs/14a_legacy.ipynb #75696a48
+# %% ../nbs/14a_legacy.ipynb #59d41fbb
 import contextlib
 import difflib
 import io
@@ -38,7 +38,7 @@ from .networks import DenseNetwork, parse_network
 from .results import RESULT_COLUMNS
 from .training import evaluate
 
-# %% ../nbs/14a_legacy.ipynb #5953080c
+# %% ../nbs/14a_legacy.ipynb #6eed1cec
 # Storage class of PyTorch -> NumPy type code
 _STORAGES = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "LongStorage": "i8", "IntStorage": "i4",
              "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?"}
@@ -73,7 +73,7 @@ class _Storage:
     code: str  # NumPy type code
     count: int # How many
 
-# %% ../nbs/14a_legacy.ipynb #1f995d38
+# %% ../nbs/14a_legacy.ipynb #a304be9d
 class _Unpickler(pickle.Unpickler):
     "Turns a pickle of PyTorch into records; refuses every name that a checkpoint of a dense network does not need."
 
@@ -100,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
         require(view in ([], [None]), f"storage {key} is a view of another one, which is not supported")
         return self.storages.setdefault(key, _Storage(key, _STORAGES[storage], count))
 
-# %% ../nbs/14a_legacy.ipynb #649b2bd5
+# %% ../nbs/14a_legacy.ipynb #61abc04b
 _MAX_FILE, _MAX_PICKLE = 2**30, 2**24  # Bytes; the original's largest networks take 60 MB and their pickles 0.1 MB
 
 
@@ -118,7 +118,7 @@ def _unpickle(content: bytes) -> tuple[object, dict[str, _Storage], int]:
     unpickler = _Unpickler(content[:length])
     return unpickler.load(), unpickler.storages, length
 
-# %% ../nbs/14a_legacy.ipynb #cbff921d
+# %% ../nbs/14a_legacy.ipynb #8c81405c
 def _read_zip(content: bytes) -> tuple[object, dict[str, np.ndarray]]:
     "Records and numbers of a checkpoint in the zip format."
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -144,7 +144,7 @@ def _numbers(content: bytes, storage: _Storage, little: bool) -> np.ndarray:
             f"storage {storage.key} has {len(content)} bytes, but {storage.count} numbers of {code.itemsize} bytes are expected")
     return np.frombuffer(content, code).astype(storage.code)
 
-# %% ../nbs/14a_legacy.ipynb #bb9d4522
+# %% ../nbs/14a_legacy.ipynb #694638b4
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001  # How a PyTorch file before 1.6 begins
 
 
@@ -169,7 +169,7 @@ def _read_sequence(content: bytes) -> tuple[object, dict[str, np.ndarray]]:
         start += count*size
     return tree, numbers
 
-# %% ../nbs/14a_legacy.ipynb #8a05b36d
+# %% ../nbs/14a_legacy.ipynb #a2301286
 def _tensor(value: object, numbers: Mapping[str, np.ndarray], name: str) -> Tensor:
     "The tensor that a record describes, on the CPU."
     if getattr(value, "name", "") == "torch._utils._rebuild_parameter": value = value.args[0]
@@ -199,7 +199,7 @@ def _plain(value: object) -> object:
     require(dtype.args[0] in ("i8", "i4", "f8", "f4", "b1") and encoding == "latin1", "it holds a number of an unknown type")
     return np.frombuffer(text.encode("latin1"), np.dtype(dtype.args[0]).newbyteorder(dtype.state[1]))[0].item()
 
-# %% ../nbs/14a_legacy.ipynb #426012cb
+# %% ../nbs/14a_legacy.ipynb #f33f9924
 def _layers(module: _Record, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, _Record]]:
     "The layers inside a module, in order, with their names in the state_dict."
     children = _mapping(module.state.get("_modules", {}))
@@ -230,7 +230,7 @@ def _layer(name: str, record: _Record, weights: Mapping[str, Tensor]) -> nn.Modu
     except RuntimeError as error: raise NeonError(f"layer {name!r} ({kind}): {str(error).splitlines()[-1].strip()}") from error
     return layer
 
-# %% ../nbs/14a_legacy.ipynb #b5cc164f
+# %% ../nbs/14a_legacy.ipynb #2eb73ed2
 def _network(tree: object, numbers: Mapping[str, np.ndarray]) -> DenseNetwork:
     "The network in the records of a checkpoint."
     tensors = {name: _tensor(value, numbers, name) for name, value in _mapping(tree["state_dict"]).items()}
@@ -243,7 +243,7 @@ def _network(tree: object, numbers: Mapping[str, np.ndarray]) -> DenseNetwork:
     require(not left, f"its state_dict holds {left[0] if left else ''!r}, which belongs to none of its layers")
     return parse_network(nn.Sequential(layers))
 
-# %% ../nbs/14a_legacy.ipynb #b356ccf5
+# %% ../nbs/14a_legacy.ipynb #f86fac69
 @dataclass(frozen=True)
 class LegacyCheckpoint:
     "What is kept of a checkpoint of the original."
@@ -274,7 +274,7 @@ def read_checkpoint(path: str | Path) -> DenseNetwork:
     "The network in a checkpoint of the original, in evaluation mode on the CPU."
     return open_checkpoint(path).network
 
-# %% ../nbs/14a_legacy.ipynb #d301dbf1
+# %% ../nbs/14a_legacy.ipynb #91dcadca
 _LEGACY_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
@@ -300,7 +300,7 @@ def _net_x() -> Iterator[type]:
         if before is None: del main.NetX
         else: main.NetX = before
 
-# %% ../nbs/14a_legacy.ipynb #9db1872e
+# %% ../nbs/14a_legacy.ipynb #ea36f93c
 @dataclass(frozen=True)
 class _Numbers:
     "The numbers of a tensor, which the pickle only refers to."
@@ -346,7 +346,7 @@ def write_checkpoint(
     for _, tensor in pickler.tensors.values(): stream.write(struct.pack("=q", tensor.numel()) + tensor.detach().numpy().tobytes())
     with atomic_write(path) as temporary: temporary.write_bytes(stream.getvalue())
 
-# %% ../nbs/14a_legacy.ipynb #4b30644c
+# %% ../nbs/14a_legacy.ipynb #7df82ac6
 def _csv_readings(path: Path) -> list[pd.DataFrame]:
     "The ways in which a csv of numbers can be read, the likeliest first."
     try: raw = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
@@ -379,7 +379,7 @@ def _read_pair(x_path: Path, y_path: Path) -> tuple[np.ndarray, np.ndarray]:
     require(bool((y == np.floor(y)).all()), f"{y_path} holds a label that is not a whole number; the original knows classes by number")
     return _csv_numbers(x_path, x_text).astype(np.float32), y[:, 0].astype(np.int64)
 
-# %% ../nbs/14a_legacy.ipynb #cd2410e0
+# %% ../nbs/14a_legacy.ipynb #aef11522
 def _scaled_data(
     name: str,
     X: np.ndarray,        # (rows, features) float32, scaled
@@ -414,7 +414,7 @@ def read_legacy_data(
                 "or X_train.csv, Y_train.csv, X_val.csv and Y_val.csv")
     return _scaled_data(path.name, *_read_pair(*files("to_train")), None)
 
-# %% ../nbs/14a_legacy.ipynb #d62e40f7
+# %% ../nbs/14a_legacy.ipynb #f0c7c62e
 def _natural(name: str) -> list:
     "Sort key under which netX2 comes before netX10."
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
@@ -448,7 +448,7 @@ def _read_split(path: Path, part: str, names: Sequence[str]) -> tuple[str, ...]:
     require(len(listed) == len(set(listed)) > 0, f"{file} is empty or lists a network twice")
     return tuple(listed)
 
-# %% ../nbs/14a_legacy.ipynb #6481cb95
+# %% ../nbs/14a_legacy.ipynb #2d944aae
 @dataclass(frozen=True)
 class LegacyFolder:
     "A data set of the original with its networks."
@@ -482,7 +482,7 @@ def read_legacy_folder(
     require(not set(train) & set(test), f"{path}: {min({*train} & {*test}, default='')!r} is both a train and a test network")
     return LegacyFolder(path.name, networks, data, train, test)
 
-# %% ../nbs/14a_legacy.ipynb #e0fc1562
+# %% ../nbs/14a_legacy.ipynb #914f1c29
 def write_legacy_folder(
     path: str | Path,                                              # E.g. OneDatasetLearning/Classification/diabetes
     networks: Sequence[DenseNetwork] | Mapping[str, DenseNetwork], # By file name; a sequence becomes netX0model.pt, netX1model.pt, ...
@@ -509,7 +509,7 @@ def write_legacy_folder(
     for name, network in networks.items(): write_checkpoint(network, path/name)
     write_split(path, train, test)
 
-# %% ../nbs/14a_legacy.ipynb #17925897
+# %% ../nbs/14a_legacy.ipynb #91f5d229
 _LEGACY_COLUMNS = ["model", "new_acc", "origin_acc", "new_param", "origin_param", "new_model_arch", "origin_model_arch"]
 
 
@@ -540,7 +540,7 @@ def _legacy_row(name: str, folder: LegacyFolder, episode: Trajectory) -> dict:
             "new_param": new.architecture.n_params, "origin_param": old.architecture.n_params,
             "new_model_arch": _pairs(new), "origin_model_arch": _pairs(old)}
 
-# %% ../nbs/14a_legacy.ipynb #a81606d0
+# %% ../nbs/14a_legacy.ipynb #c562f65a
 def reinforce(
     dataset_name: str,                     # Folder below OneDatasetLearning/Classification
     learn_new_layers_only: bool = False,   # After a cut, train only the two new layers? The published settings: yes
@@ -585,7 +585,7 @@ def _published_training(prune: bool) -> TrainingConfig:
     training = get_protocol("paper").step_training
     return training.replace(epochs=10) if prune else training
 
-# %% ../nbs/14a_legacy.ipynb #e0cadfa4
+# %% ../nbs/14a_legacy.ipynb #be0fdade
 _FLAGS = {"dataset_name": None, "learn_new_layers_only": False, "split": False, "allowed_reduction_acc": 1,
           "can_do_more_then_one_loop": False, "prune": False}  # Flag -> value where it is not given
 
@@ -641,7 +641,7 @@ def _flag_value(name: str, value: str | None) -> bool | float | str:
     require(0 <= budget <= 100, f"--{name} is a drop in percentage points from 0 to 100, got {value!r}")
     return int(budget) if budget.is_integer() else budget
 
-# %% ../nbs/14a_legacy.ipynb #d023a0cd
+# %% ../nbs/14a_legacy.ipynb #cdd857c9
 def main(
     argv: Sequence[str], # Words after `neon reinforce`
     **options,           # Further arguments of `reinforce`, e.g. root or workers
@@ -657,7 +657,7 @@ def main(
               f"mean accuracy change {change:+.2f} points: {file}")
     return 0
 
-# %% ../nbs/14a_legacy.ipynb #9faeb445
+# %% ../nbs/14a_legacy.ipynb #105bee65
 def _widths(text: str) -> tuple[int, ...]:
     "Widths of an architecture printed as (inputs, outputs) pairs."
     plain = re.sub(r"np\.int\d+\((\d+)\)", r"\1", str(text))
