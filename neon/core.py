@@ -7,7 +7,7 @@ __all__ = ['PROTOCOLS', 'NeonError', 'seed_sequence', 'generator', 'torch_genera
            'Protocol', 'get_protocol', 'atomic_write', 'write_text', 'write_json', 'write_csv', 'read_json',
            'resolve_device', 'run_metadata', 'n_workers', 'Workers', 'single_thread']
 
-# %% ../nbs/00_core.ipynb #f36e4948
+# %% ../nbs/00_core.ipynb #2ccaef9f
 import contextlib
 import dataclasses
 import json
@@ -18,6 +18,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -31,11 +32,11 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 
-# %% ../nbs/00_core.ipynb #7abe0826
+# %% ../nbs/00_core.ipynb #ad47d7ef
 class NeonError(ValueError):
     "A mistake in the input that the user can mend; the message names it and what was expected."
 
-# %% ../nbs/00_core.ipynb #205ef065
+# %% ../nbs/00_core.ipynb #03329b81
 def seed_sequence(
     seed: int,        # The one integer of the run, >= 0
     *names: str | int, # What the stream is for, e.g. "networks", 3
@@ -44,7 +45,7 @@ def seed_sequence(
     if seed < 0: raise NeonError(f"a seed is a non-negative integer, got {seed}")
     return np.random.SeedSequence(seed, spawn_key=tuple(zlib.crc32(str(name).encode()) for name in names))
 
-# %% ../nbs/00_core.ipynb #01a4b1c2
+# %% ../nbs/00_core.ipynb #c40a75e4
 def generator(seed: int, *names: str | int) -> np.random.Generator:
     "NumPy generator of the stream called `names`."
     return np.random.default_rng(seed_sequence(seed, *names))
@@ -55,7 +56,7 @@ def torch_generator(seed: int, *names: str | int, device: str = "cpu") -> torch.
     state = int(seed_sequence(seed, *names).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device=device).manual_seed(state)
 
-# %% ../nbs/00_core.ipynb #0693802b
+# %% ../nbs/00_core.ipynb #5e913af3
 @dataclass(frozen=True)
 class Config:
     "Base class of all settings: frozen, comparable, saved and read as a dictionary."
@@ -88,7 +89,7 @@ def require(condition: bool, message: str) -> None:
     "Raise a `NeonError` with `message` unless `condition` holds."
     if not condition: raise NeonError(message)
 
-# %% ../nbs/00_core.ipynb #8f8ff85d
+# %% ../nbs/00_core.ipynb #7ddbc506
 @dataclass(frozen=True)
 class TrainingConfig(Config):
     "How one network is trained with Adam and cross-entropy."
@@ -103,7 +104,7 @@ class TrainingConfig(Config):
         require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         require(self.patience is None or self.patience >= 1, f"patience must be None or at least 1, got {self.patience}")
 
-# %% ../nbs/00_core.ipynb #c703823c
+# %% ../nbs/00_core.ipynb #59413a26
 @dataclass(frozen=True)
 class Protocol(Config):
     "Everything in which the published procedure and a strict one differ; `PROTOCOLS` holds both."
@@ -131,7 +132,7 @@ class Protocol(Config):
         require(0 <= self.gate <= 1, f"gate is an accuracy between 0 and 1, got {self.gate}")
         require(self.max_redraws >= 0, f"max_redraws must be at least 0, got {self.max_redraws}")
 
-# %% ../nbs/00_core.ipynb #5a9517fa
+# %% ../nbs/00_core.ipynb #466a9e81
 PROTOCOLS = {
     "strict": Protocol(),
     "paper": Protocol(name="paper", scaling="minmax", scale_on="all", nominal="ordinal", stratify=False, fixed_split=True,
@@ -148,7 +149,7 @@ def get_protocol(
     require(name in PROTOCOLS, f"unknown protocol {name!r}; there are {sorted(PROTOCOLS)}")
     return PROTOCOLS[name]
 
-# %% ../nbs/00_core.ipynb #a8888551
+# %% ../nbs/00_core.ipynb #1feaa288
 @contextlib.contextmanager
 def atomic_write(
     path: str | Path, # Where the finished file shall stand; its folder is created
@@ -166,7 +167,7 @@ def atomic_write(
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #7e008b1f
+# %% ../nbs/00_core.ipynb #d96a2a74
 def write_text(path: str | Path, text: str) -> None:
     "Write `text` as UTF-8, whole or not at all."
     with atomic_write(path) as temporary: temporary.write_text(text, encoding="utf-8")
@@ -188,7 +189,7 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error: raise NeonError(f"{path} is not JSON: {error}") from error
 
-# %% ../nbs/00_core.ipynb #46027156
+# %% ../nbs/00_core.ipynb #5d080d08
 def resolve_device(
     device: str = "auto", # "auto", "cpu", "cuda" or "cuda:0"
 ) -> torch.device:
@@ -200,7 +201,7 @@ def resolve_device(
     require(resolved.type == "cpu" or torch.cuda.is_available(), f"device {device!r} asked for, but CUDA is not available")
     return resolved
 
-# %% ../nbs/00_core.ipynb #cb117d19
+# %% ../nbs/00_core.ipynb #720764a8
 def _git(*arguments: str) -> str | None:
     "Answer of a git command in the working folder; None outside a checkout."
     try: answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
@@ -217,7 +218,7 @@ def run_metadata(
     return {"versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
             "platform": f"{sys.platform}-{platform.machine()}", "commit": commit, "dirty": bool(status), **extra}
 
-# %% ../nbs/00_core.ipynb #7ee005a2
+# %% ../nbs/00_core.ipynb #02783f8d
 def n_workers(
     requested: int | None = None, # Processes; None: one per core this process may use
 ) -> int:
@@ -229,20 +230,20 @@ def n_workers(
 _context = None  # What `setup` returned in this worker
 
 
-def _start_worker(setup: Callable, arguments: bytes, shared: tuple) -> None:
+def _start_worker(setup: Callable, arguments: str, shared: tuple) -> None:
     "Runs once in every worker: one thread, the context, and an end when the parent ends (even by kill -9)."
     global _context
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    _context = setup(*pickle.loads(arguments), *shared)
+    with open(arguments, "rb") as file: _context = setup(*pickle.load(file), *shared)
 
 
 def _call(function: Callable, item: bytes) -> bytes:
     "Runs in a worker; plain pickles, since torch would pass every tensor through a file descriptor of its own."
     return pickle.dumps(function(_context, pickle.loads(item)))
 
-# %% ../nbs/00_core.ipynb #765e9bcb
+# %% ../nbs/00_core.ipynb #ba4cea0e
 @contextlib.contextmanager
 def _uninterrupted():
     "Processes started in the block never see Ctrl-C, which a terminal sends to all; their parent ends them."
@@ -252,7 +253,7 @@ def _uninterrupted():
         finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
     else: yield
 
-# %% ../nbs/00_core.ipynb #70c26e62
+# %% ../nbs/00_core.ipynb #9b29b777
 class Workers:
     "A pool of single-threaded processes that share a setup; used in a `with` block."
 
@@ -265,8 +266,11 @@ class Workers:
     ):
         self.n = n
         if n == 1: self.context = setup(*arguments, *shared)
-        else: self.pool = ProcessPoolExecutor(n, torch.multiprocessing.get_context("spawn"), _start_worker,
-                                              (setup, pickle.dumps(arguments), shared))
+        else:
+            self.file = tempfile.NamedTemporaryFile(prefix="neon-")  # a pool would keep arguments in memory, once per process
+            pickle.dump(arguments, self.file)
+            self.file.flush()
+            self.pool = ProcessPoolExecutor(n, torch.multiprocessing.get_context("spawn"), _start_worker, (setup, self.file.name, shared))
 
     def map(self, function: Callable, items: Iterable) -> Iterator:
         "`function(context, item)` for every item, in order, as they become ready."
@@ -285,6 +289,7 @@ class Workers:
         if failure is not None:
             for process in list(self.pool._processes.values()): process.kill()
         self.pool.shutdown(cancel_futures=True)
+        self.file.close()
 
 
 @contextlib.contextmanager
