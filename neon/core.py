@@ -117,6 +117,8 @@ class Protocol(Config):
     test_share: float = 0.3        # Share of all rows kept for the final report
     validation_share: float = 0.2  # Share of the remaining rows used for decisions
     output: str = "identity"       # Last activation: "identity" (logits) or "softmax"
+    probe_rows: int = 500          # Training rows on which the agent's maps summarise activations
+    published_agent: bool = False  # Does the agent learn exactly as published?
     gate: float = 0.6              # Base networks below this validation accuracy (a fraction) are drawn again
     max_redraws: int = 20          # How often one network may be drawn again
     base_training: TrainingConfig = field(default=TrainingConfig(batch_size=128, patience=7), metadata={"config": TrainingConfig})
@@ -136,7 +138,7 @@ class Protocol(Config):
 PROTOCOLS = {
     "strict": Protocol(),
     "paper": Protocol(name="paper", scaling="minmax", scale_on="all", nominal="ordinal", stratify=False, fixed_split=True,
-                      output="softmax", base_training=TrainingConfig(batch_size=64, patience=None),
+                      output="softmax", probe_rows=3000, published_agent=True, base_training=TrainingConfig(batch_size=64, patience=None),
                       step_training=TrainingConfig(batch_size=32)),
 }
 

@@ -73,13 +73,14 @@ class RunConfig(Config):
         self.env(), self.agent()
 
     def env(self) -> EnvConfig:
-        "The environment's settings; the paper's probe has up to 3,000 rows."
-        return EnvConfig(budget=self.budget, passes=self.passes, recovery=self.recovery,
-                         probe_rows=3000 if self.protocol == "paper" else 500, training=get_protocol(self.protocol).step_training)
+        "The environment's settings."
+        protocol = get_protocol(self.protocol)
+        return EnvConfig(budget=self.budget, passes=self.passes, recovery=self.recovery, probe_rows=protocol.probe_rows,
+                         training=protocol.step_training)
 
     def agent(self) -> AgentConfig:
         "The agent's settings: the published ones in the `paper` protocol."
-        return (PUBLISHED_AGENT if self.protocol == "paper" else AgentConfig()).replace(episodes=self.episodes)
+        return (PUBLISHED_AGENT if get_protocol(self.protocol).published_agent else AgentConfig()).replace(episodes=self.episodes)
 
 # %% ../nbs/13a_runs.ipynb #5a9a9369
 def open_run(
