@@ -6,7 +6,7 @@
 __all__ = ['HELP', 'default_folder', 'run_settings', 'data_list', 'data_show', 'print_results', 'find_template',
            'template_parameters', 'check_parameters', 'run_template', 'build_parser', 'main']
 
-# %% ../nbs/15_cli.ipynb #60ed9876
+# %% ../nbs/15_cli.ipynb #863880f9
 import argparse
 import ast
 import difflib
@@ -27,15 +27,17 @@ import pandas as pd
 import neon
 from .core import PROTOCOLS, NeonError, n_workers, read_json, require, single_thread
 from .data import REGISTRY, data_card, load_dataset, measured_facts, table_name, whereabouts
+from .environment import MENUS
 from .results import read_results, read_training, results_table
 from .runs import RunConfig, evaluate_run, open_run, prepare_run, run_networks, split_networks, train_run_agent
 
-# %% ../nbs/15_cli.ipynb #85468545
+# %% ../nbs/15_cli.ipynb #f89f81fb
 HELP = {
     "dataset": "name (see `neon data list`), or path of a csv or parquet file whose last column is the class",
     "protocol": "how data are prepared and judged: the strict way, or as the paper did",
     "budget": "permissible accuracy drop C, in percentage points",
-    "passes": "sweeps over all hidden layers",
+    "passes": "sweeps over all hidden layers; 0: as many as pay",
+    "menu": "keep ratios on offer: published (60 percent at least) or wide (down to 10 percent)",
     "recovery": "after a cut: refit (least squares), replace (fresh layers, the paper) or slice (keep the largest L1 norms)",
     "n_networks": "base networks to draw and train",
     "n_test": "of them, networks the agent never sees in training",
@@ -43,7 +45,7 @@ HELP = {
     "seed": "of everything random",
     "device": "auto, cpu or cuda; auto takes a GPU where there is one",
 }
-_CHOICES = {"protocol": sorted(PROTOCOLS), "recovery": ["refit", "replace", "slice"]}
+_CHOICES = {"protocol": sorted(PROTOCOLS), "recovery": ["refit", "replace", "slice"], "menu": sorted(MENUS)}
 
 
 def _whole_or_none(text: str) -> int | None:
@@ -66,13 +68,13 @@ def _add_run_options(parser: argparse.ArgumentParser, defaults: dict) -> None:
                         "remembers its settings, so that naming it is enough to go on")
     parser.add_argument("--workers", type=int, metavar="N", help="processes; the results do not depend on it (default: one per core)")
 
-# %% ../nbs/15_cli.ipynb #adf4253b
+# %% ../nbs/15_cli.ipynb #ad35509e
 def default_folder(
     config: RunConfig,
 ) -> Path: # Relative to the current folder
     "Where a run is kept unless told otherwise."
     return Path("runs")/(f"{table_name(Path(config.dataset))}_{config.protocol}_C{config.budget:g}_{config.passes}passes_{config.recovery}"
-                         f"_seed{config.seed}")
+                         f"{'' if config.menu == 'published' else '_' + config.menu}_seed{config.seed}")
 
 
 def run_settings(
@@ -86,7 +88,7 @@ def run_settings(
     config = RunConfig.from_dict({**(defaults or {}), **remembered, **given})
     return config, folder or default_folder(config)
 
-# %% ../nbs/15_cli.ipynb #7c038931
+# %% ../nbs/15_cli.ipynb #3e775ff3
 def _nearest(word: str, known: Sequence[str]) -> str:
     "The end of a message about an unknown word."
     near = difflib.get_close_matches(word, known, 1, 0.5)
@@ -115,7 +117,7 @@ class _Parser(argparse.ArgumentParser):
         options = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
         self.error(f"unknown option {word}{_nearest(word.replace('_', '-'), options)}")
 
-# %% ../nbs/15_cli.ipynb #6f7c140b
+# %% ../nbs/15_cli.ipynb #33cbc3d4
 _HERE = {"bundled": "yes", "folder": "yes, NEON_DATA", "cache": "yes, cache", "download": "download", "nowhere": "no"}
 
 
@@ -139,7 +141,7 @@ def _data(args: argparse.Namespace) -> None:
     if args.action == "show": print(data_show(args.name))
     else: print(data_list().to_string(index=False))
 
-# %% ../nbs/15_cli.ipynb #2f33c25f
+# %% ../nbs/15_cli.ipynb #bfdfc54f
 def _given(args: argparse.Namespace) -> dict:
     "The settings of a run that were asked for."
     return {f.name: getattr(args, f.name) for f in fields(RunConfig) if hasattr(args, f.name)}
@@ -185,7 +187,7 @@ def print_results(folder: Path) -> None:
     print(f"\n{results_table(read_results(folder/'results_test.csv')).to_string(index=False)}\n")
     print(f"Test networks, test rows. All results are in {folder}")
 
-# %% ../nbs/15_cli.ipynb #22d4e32f
+# %% ../nbs/15_cli.ipynb #da00a122
 def find_template(
     name: str = "neon_dataset", # Of a notebook in nbs/runs
 ) -> Path:
@@ -225,7 +227,7 @@ def check_parameters(
     for name in parameters:
         if name not in known: raise NeonError(f"{Path(template).name} has no parameter {name!r}{_nearest(name, known)}")
 
-# %% ../nbs/15_cli.ipynb #aaa8cd31
+# %% ../nbs/15_cli.ipynb #45230cc5
 def _kernel_manager() -> type:
     "A Jupyter kernel manager whose kernel is this interpreter."
     from ipykernel.kernelspec import get_kernel_dict
@@ -262,7 +264,7 @@ def _shown(notebook) -> list[str]:
     texts = ["".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stdout") for cell in cells]
     return [text.rstrip() for text in texts if text.strip()]
 
-# %% ../nbs/15_cli.ipynb #3eb8e0ed
+# %% ../nbs/15_cli.ipynb #ab42c93a
 def run_template(
     template: str | Path,
     parameters: dict, # Name -> value
@@ -313,7 +315,7 @@ def _run(args: argparse.Namespace) -> None:
     if not shown and (folder/"results_test.csv").is_file(): print_results(folder)
     print(f"\nThe executed notebook is {folder/'run.ipynb'}; all else is beside it")
 
-# %% ../nbs/15_cli.ipynb #dd111b10
+# %% ../nbs/15_cli.ipynb #eedc0675
 _EPILOG = """\
 A first run, minutes on two cores:
 
@@ -382,7 +384,7 @@ def _add_data(commands, debug: argparse.ArgumentParser) -> None:
                       "beware of.", "  neon data show wine\n  neon data show my_table.csv", debug)
     show.add_argument("name", metavar="NAME", help="registered name, or path of a csv or parquet file")
 
-# %% ../nbs/15_cli.ipynb #32a74b16
+# %% ../nbs/15_cli.ipynb #394d8a47
 _ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     "data": _data, "run": _run, "networks": _networks, "train": _train, "evaluate": _evaluate}
 
@@ -400,7 +402,7 @@ def _act(argv: list[str]) -> None:
         raise SystemExit(2)
     _ACTIONS[args.command](args)
 
-# %% ../nbs/15_cli.ipynb #f4b5bbbb
+# %% ../nbs/15_cli.ipynb #b1df7390
 def main(
     argv: Sequence[str] | None = None, # Words after `neon`; None: those of this process
 ) -> int:                              # Exit status

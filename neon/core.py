@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'NeonError', 'seed_sequence', 'generator', 'torch_generator', 'Config', 'require', 'TrainingConfig',
            'Protocol', 'get_protocol', 'atomic_write', 'write_text', 'write_json', 'write_csv', 'read_json',
-           'resolve_device', 'run_metadata', 'n_workers', 'Workers', 'single_thread']
+           'resolve_device', 'run_metadata', 'n_workers', 'Workers', 'single_thread', 'flush_denormals',
+           'fast_bfloat16']
 
-# %% ../nbs/00_core.ipynb #2ccaef9f
+# %% ../nbs/00_core.ipynb #4e9bf61f
 import contextlib
 import dataclasses
 import json
@@ -32,11 +33,11 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 
-# %% ../nbs/00_core.ipynb #ad47d7ef
+# %% ../nbs/00_core.ipynb #3a9750d1
 class NeonError(ValueError):
     "A mistake in the input that the user can mend; the message names it and what was expected."
 
-# %% ../nbs/00_core.ipynb #03329b81
+# %% ../nbs/00_core.ipynb #e2473037
 def seed_sequence(
     seed: int,        # The one integer of the run, >= 0
     *names: str | int, # What the stream is for, e.g. "networks", 3
@@ -45,7 +46,7 @@ def seed_sequence(
     if seed < 0: raise NeonError(f"a seed is a non-negative integer, got {seed}")
     return np.random.SeedSequence(seed, spawn_key=tuple(zlib.crc32(str(name).encode()) for name in names))
 
-# %% ../nbs/00_core.ipynb #c40a75e4
+# %% ../nbs/00_core.ipynb #15443676
 def generator(seed: int, *names: str | int) -> np.random.Generator:
     "NumPy generator of the stream called `names`."
     return np.random.default_rng(seed_sequence(seed, *names))
@@ -56,7 +57,7 @@ def torch_generator(seed: int, *names: str | int, device: str = "cpu") -> torch.
     state = int(seed_sequence(seed, *names).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device=device).manual_seed(state)
 
-# %% ../nbs/00_core.ipynb #5e913af3
+# %% ../nbs/00_core.ipynb #c17b5c08
 @dataclass(frozen=True)
 class Config:
     "Base class of all settings: frozen, comparable, saved and read as a dictionary."
@@ -89,7 +90,7 @@ def require(condition: bool, message: str) -> None:
     "Raise a `NeonError` with `message` unless `condition` holds."
     if not condition: raise NeonError(message)
 
-# %% ../nbs/00_core.ipynb #7ddbc506
+# %% ../nbs/00_core.ipynb #7a9611b2
 @dataclass(frozen=True)
 class TrainingConfig(Config):
     "How one network is trained with Adam and cross-entropy."
@@ -97,14 +98,24 @@ class TrainingConfig(Config):
     batch_size: int = 64        # Rows per minibatch
     learning_rate: float = 1e-3 # Of Adam
     patience: int | None = 10   # Stop after this many epochs without a better validation loss; None: all epochs, last weights
+    average: float = 0.0        # Judge and keep the mean of the weights over about so many epochs; 0: the weights as they are
+    epoch_rows: int | None = None # Rows of one epoch, where there are more; None: all
+    precision: str = "float32"  # Inputs of matrix products: "float32", "bfloat16", or "auto" (bfloat16 where it is fast)
 
     def __post_init__(self):
         require(self.epochs >= 0, f"epochs must be at least 0, got {self.epochs}")
         require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
         require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         require(self.patience is None or self.patience >= 1, f"patience must be None or at least 1, got {self.patience}")
+        require(self.average >= 0, f"average must be at least 0, got {self.average}")
+        require(self.epoch_rows is None or self.epoch_rows >= 1, f"epoch_rows must be None or at least 1, got {self.epoch_rows}")
+        require(self.precision in ("float32", "bfloat16", "auto"),
+                f"precision must be float32, bfloat16 or auto, got {self.precision!r}")
 
-# %% ../nbs/00_core.ipynb #59413a26
+# %% ../nbs/00_core.ipynb #3f239079
+_QUICK = TrainingConfig(100, 128, 2e-3, patience=1, average=1.0, epoch_rows=8192, precision="auto")
+
+
 @dataclass(frozen=True)
 class Protocol(Config):
     "Everything in which the published procedure and a strict one differ; `PROTOCOLS` holds both."
@@ -117,12 +128,14 @@ class Protocol(Config):
     test_share: float = 0.3        # Share of all rows kept for the final report
     validation_share: float = 0.2  # Share of the remaining rows used for decisions
     output: str = "identity"       # Last activation: "identity" (logits) or "softmax"
-    probe_rows: int = 500          # Training rows on which the agent's maps summarise activations
+    probe_rows: int = 256          # Training rows on which the agent's maps summarise activations
+    refit_rows: int | None = 4096  # Training rows that a refit and the training after it use; None: all
     published_agent: bool = False  # Does the agent learn exactly as published?
     gate: float = 0.6              # Base networks below this validation accuracy (a fraction) are drawn again
     max_redraws: int = 20          # How often one network may be drawn again
-    base_training: TrainingConfig = field(default=TrainingConfig(batch_size=128, patience=7), metadata={"config": TrainingConfig})
-    step_training: TrainingConfig = field(default=TrainingConfig(100, 128, 2e-3, 5), metadata={"config": TrainingConfig})
+    base_training: TrainingConfig = field(default=_QUICK, metadata={"config": TrainingConfig})
+    step_training: TrainingConfig = field(default=_QUICK.replace(learning_rate=4e-3, epoch_rows=4096),
+                                          metadata={"config": TrainingConfig})
 
     def __post_init__(self):
         for name, allowed in [("scaling", ("standard", "minmax")), ("scale_on", ("train", "all")),
@@ -134,12 +147,13 @@ class Protocol(Config):
         require(0 <= self.gate <= 1, f"gate is an accuracy between 0 and 1, got {self.gate}")
         require(self.max_redraws >= 0, f"max_redraws must be at least 0, got {self.max_redraws}")
 
-# %% ../nbs/00_core.ipynb #466a9e81
+# %% ../nbs/00_core.ipynb #5d241a0b
 PROTOCOLS = {
     "strict": Protocol(),
     "paper": Protocol(name="paper", scaling="minmax", scale_on="all", nominal="ordinal", stratify=False, fixed_split=True,
-                      output="softmax", probe_rows=3000, published_agent=True, base_training=TrainingConfig(batch_size=64, patience=None),
-                      step_training=TrainingConfig(batch_size=32)),
+                      output="softmax", probe_rows=3000, refit_rows=None, published_agent=True,
+                      base_training=TrainingConfig(100, 256, 2e-3, patience=None, precision="auto"),
+                      step_training=TrainingConfig(100, 32, 1e-3, patience=10)),
 }
 
 
@@ -151,7 +165,7 @@ def get_protocol(
     require(name in PROTOCOLS, f"unknown protocol {name!r}; there are {sorted(PROTOCOLS)}")
     return PROTOCOLS[name]
 
-# %% ../nbs/00_core.ipynb #1feaa288
+# %% ../nbs/00_core.ipynb #d655a814
 @contextlib.contextmanager
 def atomic_write(
     path: str | Path, # Where the finished file shall stand; its folder is created
@@ -169,7 +183,7 @@ def atomic_write(
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #d96a2a74
+# %% ../nbs/00_core.ipynb #ca294bb8
 def write_text(path: str | Path, text: str) -> None:
     "Write `text` as UTF-8, whole or not at all."
     with atomic_write(path) as temporary: temporary.write_text(text, encoding="utf-8")
@@ -191,7 +205,7 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error: raise NeonError(f"{path} is not JSON: {error}") from error
 
-# %% ../nbs/00_core.ipynb #5d080d08
+# %% ../nbs/00_core.ipynb #30763ea2
 def resolve_device(
     device: str = "auto", # "auto", "cpu", "cuda" or "cuda:0"
 ) -> torch.device:
@@ -203,7 +217,7 @@ def resolve_device(
     require(resolved.type == "cpu" or torch.cuda.is_available(), f"device {device!r} asked for, but CUDA is not available")
     return resolved
 
-# %% ../nbs/00_core.ipynb #720764a8
+# %% ../nbs/00_core.ipynb #931a829c
 def _git(*arguments: str) -> str | None:
     "Answer of a git command in the working folder; None outside a checkout."
     try: answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
@@ -220,7 +234,7 @@ def run_metadata(
     return {"versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
             "platform": f"{sys.platform}-{platform.machine()}", "commit": commit, "dirty": bool(status), **extra}
 
-# %% ../nbs/00_core.ipynb #02783f8d
+# %% ../nbs/00_core.ipynb #e6f0bdc3
 def n_workers(
     requested: int | None = None, # Processes; None: one per core this process may use
 ) -> int:
@@ -245,7 +259,7 @@ def _call(function: Callable, item: bytes) -> bytes:
     "Runs in a worker; plain pickles, since torch would pass every tensor through a file descriptor of its own."
     return pickle.dumps(function(_context, pickle.loads(item)))
 
-# %% ../nbs/00_core.ipynb #ba4cea0e
+# %% ../nbs/00_core.ipynb #6dd73ed9
 @contextlib.contextmanager
 def _uninterrupted():
     "Processes started in the block never see Ctrl-C, which a terminal sends to all; their parent ends them."
@@ -255,7 +269,7 @@ def _uninterrupted():
         finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
     else: yield
 
-# %% ../nbs/00_core.ipynb #9b29b777
+# %% ../nbs/00_core.ipynb #243cdfb1
 class Workers:
     "A pool of single-threaded processes that share a setup; used in a `with` block."
 
@@ -301,3 +315,19 @@ def single_thread():
     torch.set_num_threads(1)
     try: yield
     finally: torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def flush_denormals():
+    "Numbers below 1e-38, with which processors are slow, count as zero inside the block."
+    already = float(torch.tensor([1e-39])*2) == 0
+    torch.set_flush_denormal(True)
+    try: yield
+    finally: torch.set_flush_denormal(already)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    "Has this device instructions for matrix products of bfloat16 numbers?"
+    if device.type == "cuda": return torch.cuda.is_bf16_supported()
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch cannot say
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

@@ -6,7 +6,7 @@
 __all__ = ['Row', 'Architecture', 'DenseRow', 'DenseNetwork', 'initialise_linear', 'build_network', 'random_architecture',
            'parse_network', 'save_network', 'load_network']
 
-# %% ../nbs/02_networks.ipynb #d7c009a2
+# %% ../nbs/02_networks.ipynb #5fd94cc7
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from .core import Config, NeonError, atomic_write, read_json, require, torch_generator, write_json
 
-# %% ../nbs/02_networks.ipynb #18363b1b
+# %% ../nbs/02_networks.ipynb #1e3ae8f5
 _ACTIVATIONS = {"identity": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU,
                 "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU, "softmax": lambda: nn.Softmax(dim=1)}
 _NORMS = ("batchnorm", "dropout")
@@ -50,7 +50,7 @@ class Row(Config):
         norms = 2*n_in*self.before.count("batchnorm") + 2*self.width*self.after.count("batchnorm")
         return (n_in + self.bias)*self.width + norms
 
-# %% ../nbs/02_networks.ipynb #1a833b45
+# %% ../nbs/02_networks.ipynb #bc2bc66f
 @dataclass(frozen=True)
 class Architecture(Config):
     "A dense network in full, without its weights: input width and rows."
@@ -98,7 +98,7 @@ class Architecture(Config):
 
     def __str__(self) -> str: return "-".join(map(str, self.widths))
 
-# %% ../nbs/02_networks.ipynb #f9e71962
+# %% ../nbs/02_networks.ipynb #ea9c3fea
 def _norms(names: Sequence[str], width: int, dropout: float) -> nn.Sequential:
     "The modules of `before` or `after`."
     return nn.Sequential(*(nn.BatchNorm1d(width) if name == "batchnorm" else nn.Dropout(dropout) for name in names))
@@ -107,23 +107,33 @@ def _norms(names: Sequence[str], width: int, dropout: float) -> nn.Sequential:
 class DenseRow(nn.Module):
     "Norms, linear layer, norms, activation: one row of a dense network."
 
-    def __init__(self, row: Row, n_in: int):
+    def __init__(
+        self,
+        row: Row,
+        n_in: int,
+        linear: nn.Linear | None = None, # A ready-made linear layer; None: a fresh one
+    ):
         super().__init__()
         self.before = _norms(row.before, n_in, row.dropout)
-        self.linear = nn.Linear(n_in, row.width, bias=row.bias)
+        self.linear = nn.Linear(n_in, row.width, bias=row.bias) if linear is None else linear
         self.after = _norms(row.after, row.width, row.dropout)
         self.activation = _ACTIVATIONS[row.activation]()
 
     def forward(self, x: Tensor) -> Tensor: return self.activation(self.after(self.linear(self.before(x))))
 
-# %% ../nbs/02_networks.ipynb #b11bb5b8
+# %% ../nbs/02_networks.ipynb #89fa2585
 class DenseNetwork(nn.Module):
     "A dense network built from its `architecture`."
 
-    def __init__(self, architecture: Architecture):
+    def __init__(
+        self,
+        architecture: Architecture,
+        rows: Sequence[DenseRow] | None = None, # Ready-made, possibly shared with another network; None: fresh ones
+    ):
         super().__init__()
         self.architecture = architecture
-        self.rows = nn.ModuleList(DenseRow(row, n) for row, n in zip(architecture.rows, architecture.widths, strict=False))
+        fresh = (DenseRow(row, n) for row, n in zip(architecture.rows, architecture.widths, strict=False))
+        self.rows = nn.ModuleList(fresh if rows is None else rows)
 
     def forward(
         self,
@@ -140,7 +150,7 @@ class DenseNetwork(nn.Module):
             outputs.append(x)
         return outputs
 
-# %% ../nbs/02_networks.ipynb #50a2b7fc
+# %% ../nbs/02_networks.ipynb #9d4849bb
 def initialise_linear(linear: nn.Linear, rng: torch.Generator) -> None:
     "Draw weights and bias uniformly from +-1/sqrt(inputs), PyTorch's default, with `rng`."
     bound = linear.in_features ** -0.5
@@ -158,7 +168,7 @@ def build_network(
     for row in network.rows: initialise_linear(row.linear, rng)
     return network.eval()
 
-# %% ../nbs/02_networks.ipynb #de9f04d9
+# %% ../nbs/02_networks.ipynb #80951e3f
 def random_architecture(
     n_inputs: int,
     n_outputs: int,
@@ -174,7 +184,7 @@ def random_architecture(
         rows.append(Row(width, "tanh" if activation < 0.05 else "sigmoid" if activation < 0.10 else "relu", before))
     return Architecture(n_inputs, (*rows, Row(n_outputs, output)))
 
-# %% ../nbs/02_networks.ipynb #74423d8e
+# %% ../nbs/02_networks.ipynb #6b1b7669
 _FUNCTIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "gelu": nn.GELU, "elu": nn.ELU, "silu": nn.SiLU,
               "leaky_relu": nn.LeakyReLU, "softmax": lambda: nn.Softmax(dim=1), "flatten": nn.Flatten}
 
@@ -209,7 +219,7 @@ def _layer(node: fx.Node, children: dict[str, nn.Module]) -> nn.Module:
     require({**positional, **options} in expected, f"layer {node.name!r} ({name}) has options that are not supported")
     return _FUNCTIONS[name]()
 
-# %% ../nbs/02_networks.ipynb #82c53ca8
+# %% ../nbs/02_networks.ipynb #5d6b4940
 _ACTIVATION_NAMES = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.LeakyReLU: "leaky_relu", nn.ELU: "elu",
                      nn.GELU: "gelu", nn.SiLU: "silu", nn.Softmax: "softmax"}
 _DEFAULT_ACTIVATIONS = {kind: repr(kind()) for kind in _ACTIVATION_NAMES if kind is not nn.Softmax}
@@ -259,7 +269,7 @@ def _parse_rows(layers: list[tuple[str, nn.Module]]) -> list[_ParsedRow]:
     require(not waiting, f"the network ends with a {type(waiting[0]).__name__}" if waiting else "")
     return rows
 
-# %% ../nbs/02_networks.ipynb #e6ddc2c0
+# %% ../nbs/02_networks.ipynb #dfa759b2
 def _describe(parsed: _ParsedRow) -> Row:
     "The `Row` of a parsed row."
     names = {nn.BatchNorm1d: "batchnorm", nn.Dropout: "dropout"}
@@ -289,7 +299,7 @@ def parse_network(
     for row, theirs in zip(network.rows, parsed, strict=True): _copy_row(row, theirs)
     return network.eval()
 
-# %% ../nbs/02_networks.ipynb #dc0ec29b
+# %% ../nbs/02_networks.ipynb #78a86a4e
 def save_network(
     network: DenseNetwork,
     path: str | Path, # `<path>.safetensors` and `<path>.json` are written; a suffix .safetensors is dropped

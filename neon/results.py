@@ -9,7 +9,7 @@ __all__ = ['RESULT_SCHEMA', 'RESULT_COLUMNS', 'RESULT_ID', 'TRAINING_SCHEMA', 'T
            'over_budget', 'bootstrap_interval', 'summarise', 'results_table', 'PairedComparison', 'join_pairs',
            'paired_comparison', 'holm', 'pareto_front', 'wins']
 
-# %% ../nbs/13_results.ipynb #3eee697c
+# %% ../nbs/13_results.ipynb #257b41fc
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from scipy import stats
 
 from .core import NeonError, generator, require, write_csv
 
-# %% ../nbs/13_results.ipynb #6a26b2d7
+# %% ../nbs/13_results.ipynb #665e2332
 @dataclass(frozen=True)
 class Column:
     "One column of a table: what it holds and which values are possible."
@@ -47,13 +47,13 @@ def describe_schema(
     return pd.DataFrame({"column": [c.name for c in schema], "kind": [c.kind for c in schema], "unit": [c.unit for c in schema],
                          "range": [span(c) for c in schema], "meaning": [c.meaning for c in schema]})
 
-# %% ../nbs/13_results.ipynb #fd176a25
+# %% ../nbs/13_results.ipynb #61d50cbb
 RESULT_SCHEMA = (
     Column("network", "text", "", meaning="id of the network, unique within data set and seed, e.g. net_00"),
     Column("dataset", "text", "", meaning="name of the data set"),
     Column("protocol", "text", "", meaning="how data were prepared and judged: strict or paper"),
     Column("budget", "number", "percentage points", 0, meaning="permissible accuracy drop C"),
-    Column("passes", "integer", "sweeps", 1, meaning="sweeps over the hidden layers"),
+    Column("passes", "integer", "sweeps", 0, meaning="sweeps over the hidden layers; 0: as many as paid"),
     Column("recovery", "text", "", meaning="what follows a cut"),
     Column("seed", "integer", "", 0, meaning="the one integer of the run"),
     Column("accuracy_before", "number", "fraction of test rows", 0, 1, meaning="of the network as given"),
@@ -72,7 +72,7 @@ RESULT_COLUMNS = [column.name for column in RESULT_SCHEMA]
 # What makes a row one of a kind: the same network under the same settings may not appear twice
 RESULT_ID = ["dataset", "network", "protocol", "budget", "passes", "recovery", "seed"]
 
-# %% ../nbs/13_results.ipynb #bfb3a273
+# %% ../nbs/13_results.ipynb #d8d29df9
 TRAINING_SCHEMA = (
     Column("episode", "integer", "", 0, meaning="number of the episode"),
     Column("network", "text", "", meaning="id of the network compressed in it"),
@@ -91,7 +91,7 @@ TRAINING_SCHEMA = (
 )
 TRAINING_COLUMNS = [column.name for column in TRAINING_SCHEMA]
 
-# %% ../nbs/13_results.ipynb #c893ab4a
+# %% ../nbs/13_results.ipynb #af0fee67
 def parse_widths(
     architecture: str, # E.g. "64-300-100-10"
 ) -> tuple[int, ...]:  # Units per layer, inputs first; at least two, all >= 1
@@ -111,7 +111,7 @@ def parse_keep_ratios(
             f"cannot read the keep ratios {text!r}; expected numbers in (0, 1] such as '0.9 1 0.6'")
     return ratios
 
-# %% ../nbs/13_results.ipynb #90570b10
+# %% ../nbs/13_results.ipynb #3767f324
 _A = {"integer": "an integer", "number": "a number", "text": "a text"}
 
 
@@ -146,7 +146,7 @@ def _refuse(values: pd.Series, wrong: pd.Series, column: Column, source: str) ->
     if column.high < np.inf: span = f" from {column.low:g} to {column.high:g}"
     raise NeonError(f"{source}: column {column.name!r}, row {row}: {value!r} is not {_A[column.kind]}{span}")
 
-# %% ../nbs/13_results.ipynb #76deb87c
+# %% ../nbs/13_results.ipynb #916d4d0e
 def _check(table: pd.DataFrame, schema: Sequence[Column], key: list[str], source: str) -> pd.DataFrame:
     "The table in the order and types of the schema; the first offence is a `NeonError`."
     names = [column.name for column in schema]
@@ -180,14 +180,14 @@ def check_training(
     "Check the episodes of a training against the schema."
     return _check(table, TRAINING_SCHEMA, ["episode"], str(source))
 
-# %% ../nbs/13_results.ipynb #c960417b
+# %% ../nbs/13_results.ipynb #ec2886c3
 def result_row(
     *,
     network: str,            # Id, e.g. "net_00"
     dataset: str,            # Name of the data set
     protocol: str,           # "strict" or "paper"
     budget: float,           # Permissible accuracy drop, percentage points, >= 0
-    passes: int,             # Sweeps over the hidden layers, >= 1
+    passes: int,             # Sweeps over the hidden layers; 0: as many as paid
     recovery: str,           # What follows a cut
     seed: int,               # The one integer of the run, >= 0
     accuracy_before: float,  # Fraction of test rows, 0 to 1
@@ -207,7 +207,7 @@ def result_row(
     row = check_results(pd.DataFrame([values]), f"result of {network}").iloc[0]
     return {name: row[name].item() if isinstance(row[name], np.generic) else row[name] for name in RESULT_COLUMNS}
 
-# %% ../nbs/13_results.ipynb #ac75cf48
+# %% ../nbs/13_results.ipynb #bdc31aea
 def _read_table(path: Path) -> pd.DataFrame:
     "A csv as text, nothing interpreted; unreadable files are a `NeonError`."
     try: return pd.read_csv(StringIO(path.read_text(encoding="utf-8")), dtype=str, keep_default_na=False)
@@ -236,7 +236,7 @@ def write_results(table: pd.DataFrame, path: str | Path) -> None:
     "Check result rows and write them as csv, whole or not at all."
     write_csv(path, check_results(table, f"results for {path}"))
 
-# %% ../nbs/13_results.ipynb #2e0b3cac
+# %% ../nbs/13_results.ipynb #91a516b2
 def read_training(path: str | Path) -> pd.DataFrame:
     "Read and check the episodes of a training: a csv, or a folder that holds `training.csv`."
     path = Path(path)
@@ -249,7 +249,7 @@ def write_training(table: pd.DataFrame, path: str | Path) -> None:
     "Check the episodes of a training and write them as csv, whole or not at all."
     write_csv(path, check_training(table, f"training for {path}"))
 
-# %% ../nbs/13_results.ipynb #9f653284
+# %% ../nbs/13_results.ipynb #407a6707
 def geometric_mean(
     values: Sequence[float], # At least one; all finite and above 0
 ) -> float:
@@ -266,7 +266,7 @@ def _finite(values, name: str) -> np.ndarray:
     require(bool(np.isfinite(values).all()), f"{name} needs finite values, got {values[~np.isfinite(values)][:1]}")
     return values
 
-# %% ../nbs/13_results.ipynb #d4705c55
+# %% ../nbs/13_results.ipynb #e9cecca5
 def accuracy_change(
     results: pd.DataFrame, # With accuracy_before and accuracy_after, fractions
 ) -> pd.Series:            # Percentage points; negative is a drop
@@ -281,7 +281,7 @@ def over_budget(
     "Which networks lost more accuracy than they were allowed to."
     return (accuracy_change(results) < -results["budget"] - tolerance).rename("over_budget")
 
-# %% ../nbs/13_results.ipynb #a1588623
+# %% ../nbs/13_results.ipynb #9da1eb8c
 def bootstrap_interval(
     values: Sequence[float],   # One per network; at least one
     statistic: str = "mean",   # "mean" or "geometric mean" (then all above 0)
@@ -319,7 +319,7 @@ def _bca_levels(values: np.ndarray, means: np.ndarray, levels: np.ndarray) -> np
     z = bias + stats.norm.ppf(levels)
     return stats.norm.cdf(bias + z/(1 - skew*z))
 
-# %% ../nbs/13_results.ipynb #1ee01fab
+# %% ../nbs/13_results.ipynb #03a47459
 def summarise(
     results: pd.DataFrame,                                                        # Result rows
     by: Sequence[str] = ("dataset", "protocol", "budget", "passes", "recovery"),  # Columns that make a group; () for all rows together
@@ -348,7 +348,7 @@ def _summary(group: pd.DataFrame, options: dict) -> dict:
         summary[f"{name}_low"], summary[f"{name}_high"] = bootstrap_interval(values, statistic, **options)
     return summary
 
-# %% ../nbs/13_results.ipynb #eae1a3e0
+# %% ../nbs/13_results.ipynb #f215ef04
 def results_table(
     results: pd.DataFrame, # Result rows
 ) -> pd.DataFrame:         # Text cells: one row per network, then the arithmetic and the geometric mean
@@ -376,7 +376,7 @@ def _table_row(row, network: str, widths: str, within: str) -> dict:
             "accuracy before": f"{row['accuracy_before']:.2%}", "accuracy after": f"{row['accuracy_after']:.2%}",
             "change (points)": f"{row['change'] + 0.0:+.2f}".replace("-0.00", "+0.00"), "within budget": within}
 
-# %% ../nbs/13_results.ipynb #42c3227c
+# %% ../nbs/13_results.ipynb #41b04850
 PAIR_ID = ["dataset", "network", "seed"]
 
 
@@ -419,7 +419,7 @@ def _pair_name(row) -> str:
     "A network in words."
     return f"network {row['network']!r} of data set {row['dataset']!r}, seed {row['seed']}"
 
-# %% ../nbs/13_results.ipynb #1c2dcbf6
+# %% ../nbs/13_results.ipynb #4e4ef9cc
 def paired_comparison(
     a: pd.DataFrame,                  # Result rows of one method in one setting
     b: pd.DataFrame,                  # Result rows of another, for the same networks
@@ -458,7 +458,7 @@ def _paired_tests(difference: np.ndarray) -> tuple[float, float, float]:
         wilcoxon = stats.wilcoxon(difference)
     return float(t.statistic), float(t.pvalue), float(wilcoxon.pvalue)
 
-# %% ../nbs/13_results.ipynb #e048ade6
+# %% ../nbs/13_results.ipynb #f55db9ff
 def holm(
     p_values: Sequence[float] | Mapping[str, float], # Two-sided p-values of one family of tests, 0 to 1
 ):                                                   # -> the same container with adjusted p-values, at most 1
@@ -470,7 +470,7 @@ def holm(
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order]*np.arange(p.size, 0, -1)))
     return adjusted
 
-# %% ../nbs/13_results.ipynb #cb6f0d2a
+# %% ../nbs/13_results.ipynb #ceb0ee93
 def pareto_front(
     points,        # (n, 2): compression ratio and accuracy change, the larger the better; any number of goals works
 ) -> np.ndarray:   # (n,) bool: True where no other point is at least as good in all and better in one

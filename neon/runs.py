@@ -6,7 +6,7 @@
 __all__ = ['RunConfig', 'open_run', 'draw_network', 'train_base_networks', 'split_networks', 'train_run_agent', 'result_rows',
            'evaluate_run', 'control_rows', 'looking_evidence', 'prepare_run', 'run_networks', 'run']
 
-# %% ../nbs/13a_runs.ipynb #a3700c20
+# %% ../nbs/13a_runs.ipynb #a4b82d4b
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,19 +44,20 @@ from neon.core import (
     write_json,
 )
 from .data import PreparedData, load_dataset, prepare
-from .environment import EnvConfig
+from .environment import MENUS, EnvConfig
 from .networks import DenseNetwork, build_network, load_network, random_architecture, save_network
 from .results import geometric_mean, result_row, write_results, write_training
 from .training import evaluate, plan_stacks, train_stack
 
-# %% ../nbs/13a_runs.ipynb #21d751f2
+# %% ../nbs/13a_runs.ipynb #68dfdb2d
 @dataclass(frozen=True)
 class RunConfig(Config):
     "One run on one data set; every field is a parameter of the papermill template."
     dataset: str = "digits"     # Registry name, or path of a csv or parquet file
     protocol: str = "strict"    # "strict" or "paper"
     budget: float = 1.0         # Permissible accuracy drop C, percentage points
-    passes: int = 4             # Sweeps over all hidden layers
+    passes: int = 4             # Sweeps over all hidden layers; 0: as many as pay
+    menu: str = "published"     # Keep ratios on offer: "published" (60 % at least) or "wide" (down to 10 %)
     recovery: str = "refit"     # "refit" (ours), "replace" (the paper) or "slice"
     n_networks: int = 30        # Base networks
     n_test: int = 6             # Of them, networks kept for the test of the agent
@@ -70,19 +71,21 @@ class RunConfig(Config):
         most = self.n_networks - 1
         require(1 <= self.n_test <= most, f"n_test must lie between 1 and n_networks - 1 = {most}, got {self.n_test}")
         require(self.seed >= 0, f"seed must be at least 0, got {self.seed}")
+        require(self.menu in MENUS, f"menu must be one of {sorted(MENUS)}, got {self.menu!r}")
         self.env(), self.agent()
 
     def env(self) -> EnvConfig:
         "The environment's settings."
         protocol = get_protocol(self.protocol)
-        return EnvConfig(budget=self.budget, passes=self.passes, recovery=self.recovery, probe_rows=protocol.probe_rows,
+        return EnvConfig(budget=self.budget, actions=MENUS[self.menu], passes=self.passes, recovery=self.recovery,
+                         recovery_rows=protocol.refit_rows if self.recovery == "refit" else None, probe_rows=protocol.probe_rows,
                          training=protocol.step_training)
 
     def agent(self) -> AgentConfig:
         "The agent's settings: the published ones in the `paper` protocol."
         return (PUBLISHED_AGENT if get_protocol(self.protocol).published_agent else AgentConfig()).replace(episodes=self.episodes)
 
-# %% ../nbs/13a_runs.ipynb #5a9a9369
+# %% ../nbs/13a_runs.ipynb #f424d610
 def open_run(
     config: RunConfig,
     folder: str | Path, # Of the run; created if need be
@@ -99,7 +102,7 @@ def open_run(
     except (NotADirectoryError, FileExistsError): raise NeonError(f"{folder} is not a folder that can be written to") from None
     return folder
 
-# %% ../nbs/13a_runs.ipynb #8c7c48f2
+# %% ../nbs/13a_runs.ipynb #aae24ec2
 def draw_network(
     i: int,       # Number of the network
     attempt: int, # 0, then one more for every time it missed the gate
@@ -121,12 +124,12 @@ def _train_group(context: tuple, group: list[tuple[int, int]]) -> list[dict]:
     networks = [draw_network(i, attempt, data, protocol, seed).to(data.X_train.device) for i, attempt in group]
     results = train_stack(networks, data.X_train[None], data.y_train, data.X_validation[None], data.y_validation,
                           protocol.base_training, int(seed_sequence(seed, "base").generate_state(1)[0]), [f"{i}.{k}" for i, k in group])
-    return [{"network": r.network.cpu(), "accuracy": r.validation_accuracy, "epochs": len(r.losses)} for r in results]
+    return [{"network": r.network.cpu(), "accuracy": r.validation_accuracy, "epochs": r.epochs} for r in results]
 
 
 def _setup(*arguments): return arguments
 
-# %% ../nbs/13a_runs.ipynb #76bc7b29
+# %% ../nbs/13a_runs.ipynb #5d134c18
 def train_base_networks(
     n: int,                # How many
     data: PreparedData,
@@ -169,7 +172,7 @@ def _train_round(waiting: list[int], attempt: int, index: dict, data: PreparedDa
         index.update({f"{i}.{k}": r["accuracy"] for (i, k), r in zip(group, results, strict=True)})
         write_json(folder/"index.json", index)
 
-# %% ../nbs/13a_runs.ipynb #56cb9089
+# %% ../nbs/13a_runs.ipynb #510dec31
 def split_networks(
     n: int,      # Networks
     n_test: int, # Of them, for the test
@@ -179,7 +182,7 @@ def split_networks(
     order = generator(seed, "network split").permutation(n)
     return sorted(order[n_test:].tolist()), sorted(order[:n_test].tolist())
 
-# %% ../nbs/13a_runs.ipynb #93ea977a
+# %% ../nbs/13a_runs.ipynb #95b9bdd5
 def train_run_agent(
     config: RunConfig,
     data: PreparedData,
@@ -200,7 +203,7 @@ def train_run_agent(
     checkpoint.unlink()
     return agent
 
-# %% ../nbs/13a_runs.ipynb #a6d453c6
+# %% ../nbs/13a_runs.ipynb #52d5dd90
 def result_rows(
     config: RunConfig,
     data: PreparedData,
@@ -242,7 +245,7 @@ def evaluate_run(
         tables.append(table)
     return tuple(tables)
 
-# %% ../nbs/13a_runs.ipynb #af228032
+# %% ../nbs/13a_runs.ipynb #db4e464a
 def control_rows(
     config: RunConfig,
     data: PreparedData,
@@ -258,7 +261,7 @@ def control_rows(
         controls[name] = result_rows(config, data, ids, networks, compress_networks(None, networks, data, env, config.seed, mode, workers))
     return controls
 
-# %% ../nbs/13a_runs.ipynb #21526a74
+# %% ../nbs/13a_runs.ipynb #052e3f47
 def looking_evidence(
     config: RunConfig,
     data: PreparedData,
@@ -281,7 +284,7 @@ def looking_evidence(
         report[f"accuracy_change_{name}"] = 100*float((table.accuracy_after - table.accuracy_before).mean())
     return report
 
-# %% ../nbs/13a_runs.ipynb #8d43b531
+# %% ../nbs/13a_runs.ipynb #1889735c
 def prepare_run(
     config: RunConfig,
     workers: int | None = None, # Processes; None: one per core (one where the device is a GPU)

@@ -162,7 +162,7 @@ def assert_padding_is_zero(stack: Stack, architectures: list[Architecture], get)
     for r, row in enumerate(stack.rows):
         for b, a in enumerate(architectures):
             n_in, n_out = a.widths[r], a.widths[r + 1]
-            assert (padding(get(row.weight)[b], n_out, n_in) == 0).all()
+            assert (padding(get(row.weight)[b], n_in, n_out) == 0).all()
             assert (padding(get(row.bias)[b, 0], n_out) == 0).all()
             for norm, width in ((row.before, n_in), (row.after, n_out)):
                 for parameter in norm.parameters(): assert (padding(get(parameter)[b], width) == 0).all()
@@ -252,14 +252,14 @@ def toy():
 
 
 @settings(quick, max_examples=20)
-@given(shape=architectures(n_inputs=3, n_outputs=2), seed=st.integers(0, 9), recovery=st.sampled_from(["replace", "slice"]))
+@given(shape=architectures(n_inputs=3, n_outputs=2), seed=st.integers(0, 9), recovery=st.sampled_from(["replace", "slice", "refit"]))
 def test_observations_stay_in_the_space_and_describe_the_current_network(toy, shape, seed, recovery):
     config = EnvConfig(passes=2, recovery=recovery, probe_rows=20, training=TrainingConfig(1, 16))
     env = PruningEnv([build(shape, seed).float()], toy, config)
     rng, (observation, info) = generator(seed, "actions"), env.reset(seed=0)
     for step in range(2*shape.depth):
         assert env.observation_space.contains(observation)
-        fresh = feature_maps(env.state.network, env.features.probe, step % shape.depth)
+        fresh = feature_maps(env.state.network, env.table.probe, step % shape.depth)
         for name, value in fresh.items(): assert np.allclose(observation[name], value, rtol=1e-4, atol=1e-5), name
         assert all(bool(t.isfinite().all()) for t in standardise(observation).values())
         before = info["parameters"]

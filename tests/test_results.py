@@ -75,7 +75,7 @@ def test_every_training_column_is_needed(column):
 
 
 @pytest.mark.parametrize("column, value", [
-    ("network", ""), ("dataset", None), ("budget", -1), ("budget", np.inf), ("passes", 0), ("passes", 1.5), ("seed", -1),
+    ("network", ""), ("dataset", None), ("budget", -1), ("budget", np.inf), ("passes", -1), ("passes", 1.5), ("seed", -1),
     ("accuracy_before", 1.01), ("accuracy_after", np.nan), ("accuracy_after", "high"), ("parameters_after", 0),
     ("compression_ratio", 0.5), ("macs_after", np.nan), ("architecture_after", "64--10"), ("architecture_before", "64"), ("seconds", -0.1)])
 def test_impossible_values_are_named(column, value):
