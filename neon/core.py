@@ -8,7 +8,7 @@ __all__ = ['PROTOCOLS', 'NeonError', 'seed_sequence', 'generator', 'torch_genera
            'resolve_device', 'run_metadata', 'n_workers', 'Workers', 'single_thread', 'flush_denormals',
            'fast_bfloat16']
 
-# %% ../nbs/00_core.ipynb #4e9bf61f
+# %% ../nbs/00_core.ipynb #b251f765
 import contextlib
 import dataclasses
 import json
@@ -33,11 +33,11 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 
-# %% ../nbs/00_core.ipynb #3a9750d1
+# %% ../nbs/00_core.ipynb #cc8cb4f8
 class NeonError(ValueError):
     "A mistake in the input that the user can mend; the message names it and what was expected."
 
-# %% ../nbs/00_core.ipynb #e2473037
+# %% ../nbs/00_core.ipynb #19f63674
 def seed_sequence(
     seed: int,        # The one integer of the run, >= 0
     *names: str | int, # What the stream is for, e.g. "networks", 3
@@ -46,7 +46,7 @@ def seed_sequence(
     if seed < 0: raise NeonError(f"a seed is a non-negative integer, got {seed}")
     return np.random.SeedSequence(seed, spawn_key=tuple(zlib.crc32(str(name).encode()) for name in names))
 
-# %% ../nbs/00_core.ipynb #15443676
+# %% ../nbs/00_core.ipynb #ed63a59f
 def generator(seed: int, *names: str | int) -> np.random.Generator:
     "NumPy generator of the stream called `names`."
     return np.random.default_rng(seed_sequence(seed, *names))
@@ -57,7 +57,7 @@ def torch_generator(seed: int, *names: str | int, device: str = "cpu") -> torch.
     state = int(seed_sequence(seed, *names).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator(device=device).manual_seed(state)
 
-# %% ../nbs/00_core.ipynb #c17b5c08
+# %% ../nbs/00_core.ipynb #e418f0b9
 @dataclass(frozen=True)
 class Config:
     "Base class of all settings: frozen, comparable, saved and read as a dictionary."
@@ -90,7 +90,7 @@ def require(condition: bool, message: str) -> None:
     "Raise a `NeonError` with `message` unless `condition` holds."
     if not condition: raise NeonError(message)
 
-# %% ../nbs/00_core.ipynb #7a9611b2
+# %% ../nbs/00_core.ipynb #5c49d871
 @dataclass(frozen=True)
 class TrainingConfig(Config):
     "How one network is trained with Adam and cross-entropy."
@@ -112,7 +112,7 @@ class TrainingConfig(Config):
         require(self.precision in ("float32", "bfloat16", "auto"),
                 f"precision must be float32, bfloat16 or auto, got {self.precision!r}")
 
-# %% ../nbs/00_core.ipynb #3f239079
+# %% ../nbs/00_core.ipynb #7bf827e6
 _QUICK = TrainingConfig(100, 128, 2e-3, patience=1, average=1.0, epoch_rows=8192, precision="auto")
 
 
@@ -147,7 +147,7 @@ class Protocol(Config):
         require(0 <= self.gate <= 1, f"gate is an accuracy between 0 and 1, got {self.gate}")
         require(self.max_redraws >= 0, f"max_redraws must be at least 0, got {self.max_redraws}")
 
-# %% ../nbs/00_core.ipynb #5d241a0b
+# %% ../nbs/00_core.ipynb #e4a5a3de
 PROTOCOLS = {
     "strict": Protocol(),
     "paper": Protocol(name="paper", scaling="minmax", scale_on="all", nominal="ordinal", stratify=False, fixed_split=True,
@@ -165,7 +165,7 @@ def get_protocol(
     require(name in PROTOCOLS, f"unknown protocol {name!r}; there are {sorted(PROTOCOLS)}")
     return PROTOCOLS[name]
 
-# %% ../nbs/00_core.ipynb #d655a814
+# %% ../nbs/00_core.ipynb #6a2a29cd
 @contextlib.contextmanager
 def atomic_write(
     path: str | Path, # Where the finished file shall stand; its folder is created
@@ -183,7 +183,7 @@ def atomic_write(
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #ca294bb8
+# %% ../nbs/00_core.ipynb #08a572af
 def write_text(path: str | Path, text: str) -> None:
     "Write `text` as UTF-8, whole or not at all."
     with atomic_write(path) as temporary: temporary.write_text(text, encoding="utf-8")
@@ -205,7 +205,7 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error: raise NeonError(f"{path} is not JSON: {error}") from error
 
-# %% ../nbs/00_core.ipynb #30763ea2
+# %% ../nbs/00_core.ipynb #cd3a9a7e
 def resolve_device(
     device: str = "auto", # "auto", "cpu", "cuda" or "cuda:0"
 ) -> torch.device:
@@ -217,7 +217,7 @@ def resolve_device(
     require(resolved.type == "cpu" or torch.cuda.is_available(), f"device {device!r} asked for, but CUDA is not available")
     return resolved
 
-# %% ../nbs/00_core.ipynb #931a829c
+# %% ../nbs/00_core.ipynb #dd188e11
 def _git(*arguments: str) -> str | None:
     "Answer of a git command in the working folder; None outside a checkout."
     try: answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
@@ -234,7 +234,7 @@ def run_metadata(
     return {"versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
             "platform": f"{sys.platform}-{platform.machine()}", "commit": commit, "dirty": bool(status), **extra}
 
-# %% ../nbs/00_core.ipynb #e6f0bdc3
+# %% ../nbs/00_core.ipynb #b35ddfb1
 def n_workers(
     requested: int | None = None, # Processes; None: one per core this process may use
 ) -> int:
@@ -259,7 +259,7 @@ def _call(function: Callable, item: bytes) -> bytes:
     "Runs in a worker; plain pickles, since torch would pass every tensor through a file descriptor of its own."
     return pickle.dumps(function(_context, pickle.loads(item)))
 
-# %% ../nbs/00_core.ipynb #6dd73ed9
+# %% ../nbs/00_core.ipynb #913910d3
 @contextlib.contextmanager
 def _uninterrupted():
     "Processes started in the block never see Ctrl-C, which a terminal sends to all; their parent ends them."
@@ -269,7 +269,7 @@ def _uninterrupted():
         finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
     else: yield
 
-# %% ../nbs/00_core.ipynb #243cdfb1
+# %% ../nbs/00_core.ipynb #4b944901
 class Workers:
     "A pool of single-threaded processes that share a setup; used in a `with` block."
 
@@ -328,6 +328,9 @@ def flush_denormals():
 
 def fast_bfloat16(device: torch.device) -> bool:
     "Has this device instructions for matrix products of bfloat16 numbers?"
-    if device.type == "cuda": return torch.cuda.is_bf16_supported()
+    if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
     able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch cannot say
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+# %% ../nbs/00_core.ipynb #ba2f77cd
+for _name, _limit in (("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"), ("LRU_CACHE_CAPACITY", "4")): os.environ.setdefault(_name, _limit)

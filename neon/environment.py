@@ -6,7 +6,8 @@
 __all__ = ['PUBLISHED_MENU', 'WIDE_MENU', 'MENUS', 'MAX_PASSES', 'EnvConfig', 'PrunedState', 'recovery_rows', 'start_state',
            'Cut', 'Memo', 'make_cuts', 'Episode', 'Table', 'PruningEnv', 'PruningVectorEnv', 'check_fits']
 
-# %% ../nbs/07_environment.ipynb #129a7268
+# %% ../nbs/07_environment.ipynb #c543304e
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from .reward import parameter_credit, published_reward, width_credit
 from .surgery import IMPORTANCES, get_importance, keep_width, most_important, refit_units, replace_layer, slice_units
 from .training import Prefix, evaluate, plan_stacks, train_rows
 
-# %% ../nbs/07_environment.ipynb #9e3ba73b
+# %% ../nbs/07_environment.ipynb #5c273203
 PUBLISHED_MENU = (1.0, 0.9, 0.8, 0.7, 0.6)
 WIDE_MENU = (1.0, 0.9, 0.8, 0.6, 0.4, 0.2, 0.1)
 MENUS = {"published": PUBLISHED_MENU, "wide": WIDE_MENU}
@@ -52,6 +53,7 @@ class EnvConfig(Config):
         require(self.budget >= 0, f"a budget is a drop in percentage points, at least 0, got {self.budget}")
         require(len(self.actions) >= 2 and all(0 < a <= 1 for a in self.actions),
                 f"actions are at least two keep ratios in (0, 1], got {self.actions}")
+        require(max(self.actions) == 1, f"one of the actions must keep everything (1.0), got {self.actions}")
         require(self.passes >= 0, f"passes must be at least 1, or 0 for as many as pay, got {self.passes}")
         for name, allowed in [("recovery", ("replace", "slice", "refit")), ("credit", ("parameters", "width")),
                               ("importance", (None, *sorted(IMPORTANCES)))]:
@@ -63,7 +65,7 @@ class EnvConfig(Config):
 
 MAX_PASSES = 20 # Where `passes` is 0
 
-# %% ../nbs/07_environment.ipynb #16fe7dea
+# %% ../nbs/07_environment.ipynb #010afa04
 @dataclass
 class PrunedState:
     "A network on its way, with the outputs of its rows on training and validation rows."
@@ -71,10 +73,11 @@ class PrunedState:
     accuracy: float    # Validation accuracy, a fraction
     train: Prefix      # On the rows that recovery uses
     validation: Prefix
+    history: str = ""  # How its weights came about, to the last digit
 
-    def changed(self, network: DenseNetwork, accuracy: float, row: int) -> "PrunedState":
+    def changed(self, network: DenseNetwork, accuracy: float, row: int, history: str = "") -> "PrunedState":
         "The state after the network changed from `row` on."
-        return PrunedState(network, accuracy, self.train.changed(network, row), self.validation.changed(network, row))
+        return PrunedState(network, accuracy, self.train.changed(network, row), self.validation.changed(network, row), history)
 
 
 def recovery_rows(
@@ -98,9 +101,10 @@ class Cut:
     state: PrunedState
     row: int         # Hidden row to narrow
     width: int       # Its new number of units
-    name: tuple = () # Names its random streams, and its entry in the memo
+    name: tuple = () # Names its random streams
+    after: PrunedState | None = None # Where it led; `make_cuts` says so
 
-# %% ../nbs/07_environment.ipynb #cb50d263
+# %% ../nbs/07_environment.ipynb #bb6d4187
 def _narrow(cut: Cut, data: PreparedData, config: EnvConfig, seed: int) -> tuple[DenseNetwork, float]:
     "The network with one row narrowed, and its validation accuracy (of a refit; else it is trained in any case: 0)."
     network, row = cut.state.network, cut.row
@@ -110,10 +114,11 @@ def _narrow(cut: Cut, data: PreparedData, config: EnvConfig, seed: int) -> tuple
     units = most_important(importance(network, row, H, recovery_rows(data.y_train, config.recovery_rows)), cut.width)
     if config.recovery == "slice": return slice_units(network, row, units), 0.0
     narrow = refit_units(network, row, units, H, cut.state.validation.input_of(row + 1))
-    output = cut.state.validation.changed(narrow, row).input_of(len(narrow.rows))
-    return narrow, (output.argmax(1) == data.y_validation).double().mean().item()
+    cut.after = cut.state.changed(narrow, 0.0, row)  # what is computed here of the new state, it keeps
+    output = cut.after.validation.input_of(len(narrow.rows))
+    return narrow, (output.argmax(1) == data.y_validation).sum().item()/len(data.y_validation)
 
-# %% ../nbs/07_environment.ipynb #b066ed33
+# %% ../nbs/07_environment.ipynb #b52db252
 def _train_cuts(cuts: Sequence[Cut], networks: Sequence[DenseNetwork], data: PreparedData, config: EnvConfig, seed: int,
                 ) -> list[tuple[DenseNetwork, float]]:
     "Train what changed, or the whole networks, as one stack."
@@ -126,7 +131,7 @@ def _train_cuts(cuts: Sequence[Cut], networks: Sequence[DenseNetwork], data: Pre
                          [".".join(map(str, c.name)) for c in cuts], first, learning, keep_start=config.recovery == "refit")
     return [(r.network, r.validation_accuracy) for r in results]
 
-# %% ../nbs/07_environment.ipynb #65b9ab14
+# %% ../nbs/07_environment.ipynb #6e3cf573
 class Memo:
     "Results of cuts, least recently used first out, bounded in bytes."
 
@@ -162,7 +167,10 @@ def _put_rows(network: DenseNetwork, rows: dict[int, nn.Module]) -> DenseNetwork
         if r < architecture.depth: architecture = architecture.with_width(r, row.linear.out_features)
     return DenseNetwork(architecture, [rows.get(r, row) for r, row in enumerate(network.rows)]).eval()
 
-# %% ../nbs/07_environment.ipynb #da06c2f9
+# %% ../nbs/07_environment.ipynb #290990ca
+def _digest(*parts) -> str: return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
 def make_cuts(
     cuts: Sequence[Cut],
     data: PreparedData,
@@ -170,29 +178,40 @@ def make_cuts(
     seed: int,
     memo: Memo | None = None,
 ) -> list[tuple[DenseNetwork, float]]: # Per cut: the recovered network and its validation accuracy
-    "Narrow one row of each network and recover."
-    memo = memo or Memo(0)
-    before = [c.state.network for c in cuts]
-    results = [memo.remember(("narrow", c.name), lambda c=c: [_narrow(c, data, config, seed)], [c.state.network])[0] for c in cuts]
-    if config.recovery == "refit" and not config.refit_epochs: return results
-    poor = [i for i, c in enumerate(cuts) if config.recovery != "refit" or results[i][1] < c.state.accuracy]
-    first = [cuts[i].row if config.new_layers_only else 0 for i in poor]
-    for group in plan_stacks([results[i][0] for i in poor], first):
-        members = [poor[g] for g in group]
+    "Narrow one row of each network and recover; every cut's `after` is the state it led to."
+    memo, before = memo or Memo(0), [c.state.network for c in cuts]
+    histories = [_digest(c.state.history, c.name) for c in cuts]
+    results = [memo.remember((history,), lambda c=c: [_narrow(c, data, config, seed)], [c.state.network])[0]
+               for c, history in zip(cuts, histories, strict=True)]
+    for members in _companies(cuts, results, config):
         company, networks = [cuts[i] for i in members], [results[i][0] for i in members]
+        key = _digest("trained", *(histories[i] for i in members))
         train = lambda company=company, networks=networks: _train_cuts(company, networks, data, config, seed)
-        trained = memo.remember(("train", *(c.name for c in company)), train, [before[i] for i in members])
-        for i, result in zip(members, trained, strict=True): results[i] = result
+        trained = memo.remember((key,), train, [before[i] for i in members])
+        for place, (i, result) in enumerate(zip(members, trained, strict=True)): results[i], histories[i] = result, _digest(key, place)
+    for c, (network, accuracy), history in zip(cuts, results, histories, strict=True):
+        first = c.row if config.new_layers_only else 0
+        if c.after is None or c.after.network is not network: c.after = c.state.changed(network, accuracy, first)
+        c.after.accuracy, c.after.history = accuracy, history
     return results
 
-# %% ../nbs/07_environment.ipynb #9ed74e6f
+
+def _companies(cuts: Sequence[Cut], narrowed: Sequence[tuple[DenseNetwork, float]], config: EnvConfig) -> list[list[int]]:
+    "Numbers of the cuts whose networks must be trained, in the stacks in which they are."
+    if config.recovery == "refit" and not config.refit_epochs: return []
+    poor = [i for i, c in enumerate(cuts) if config.recovery != "refit" or narrowed[i][1] < c.state.accuracy]
+    first = [cuts[i].row if config.new_layers_only else 0 for i in poor]
+    return [[poor[g] for g in group] for group in plan_stacks([narrowed[i][0] for i in poor], first)]
+
+# %% ../nbs/07_environment.ipynb #9bd8db7f
 class Episode:
     "One network being compressed: where it stands, what it shows, what a step earned."
 
     def __init__(self, index: int, network: DenseNetwork, data: PreparedData, config: EnvConfig, probe: Tensor):
         self.index, self.config, self.features = index, config, FeatureExtractor(probe)
         self.original = self.state = start_state(network, data, config)
-        self.row, self.sweep, self.cuts, self.keep, self.earned, self.terminated = 0, 0, (), 1.0, 0.0, False
+        self.row, self.sweep, self.cuts, self.keep, self.terminated = 0, 0, (), 1.0, False
+        self.earned, self.idle = 0.0, True # In this pass
         self.features.reset(network)
 
     def plan(self, action: int) -> Cut | None:
@@ -203,20 +222,20 @@ class Episode:
         self.cuts = (*self.cuts, (self.row, narrower))
         return Cut(self.state, self.row, narrower, (self.index, *self.cuts))
 
-    def finish(self, result: tuple[DenseNetwork, float] | None) -> float: # Reward
+    def finish(self, cut: Cut | None) -> float: # Reward
         "Go to where the cut led, and on to the next layer."
-        if result is not None:
+        if cut is not None:
             first, last = (self.row, self.row + 1) if self.config.new_layers_only else (0, None)
-            self.state = self.state.changed(*result, first)
+            self.state, self.idle = cut.after, False
             self.features.update(self.state.network, first, last)
-        reward = self._reward(self.keep if result is not None else 1.0)
+        reward = self._reward(self.keep if cut is not None else 1.0)
         self.row, self.earned = self.row + 1, self.earned + reward
         if self.row == self.state.network.architecture.depth: self._end_pass()
         return reward
 
     def _end_pass(self) -> None:
-        pays, limit = self.earned > 0, self.config.passes or MAX_PASSES
-        self.row, self.sweep, self.earned = 0, self.sweep + 1, 0.0
+        pays, limit = self.earned > 0 and not self.idle, self.config.passes or MAX_PASSES
+        self.row, self.sweep, self.earned, self.idle = 0, self.sweep + 1, 0.0, True
         self.terminated = self.sweep == limit or (not self.config.passes and not pays)
 
     def _reward(self, keep: float) -> float:
@@ -238,7 +257,7 @@ class Episode:
                 "parameters": now.n_params, "parameters_before": before.n_params, "macs": now.macs,
                 "action_mask": np.array([a == 1 or keep_width(width, a) < width for a in self.config.actions], dtype=np.int8)}
 
-# %% ../nbs/07_environment.ipynb #fcba37d5
+# %% ../nbs/07_environment.ipynb #420501e8
 class Table:
     "Networks, data and rules, around which episodes are played."
 
@@ -256,9 +275,10 @@ class Table:
 
     def advance(self, episodes: Sequence[Episode], actions: Sequence[int]) -> list[float]: # Rewards
         "One step of each episode."
+        require(not any(e.terminated for e in episodes), "this episode has ended; reset the environment")
         cuts = [e.plan(a) for e, a in zip(episodes, actions, strict=True)]
-        results = iter(make_cuts([c for c in cuts if c], self.data, self.config, self.cut_seed, self.memo))
-        return [e.finish(next(results) if c else None) for e, c in zip(episodes, cuts, strict=True)]
+        make_cuts([c for c in cuts if c], self.data, self.config, self.cut_seed, self.memo)
+        return [e.finish(c) for e, c in zip(episodes, cuts, strict=True)]
 
 
 def _spaces(config: EnvConfig) -> tuple[spaces.Dict, spaces.Discrete]:
@@ -269,7 +289,7 @@ def _spaces(config: EnvConfig) -> tuple[spaces.Dict, spaces.Discrete]:
             "layer_topology": box(8), "layer_weights": box(8, units), "layer_activations": box(8, units)}
     return spaces.Dict(maps), spaces.Discrete(len(config.actions))
 
-# %% ../nbs/07_environment.ipynb #a9ce7f6f
+# %% ../nbs/07_environment.ipynb #3419e6cd
 class PruningEnv(gym.Env):
     """Compress one network per episode, layer by layer.
 
@@ -310,7 +330,7 @@ class PruningEnv(gym.Env):
         reward, = self.table.advance([self.episode], [action])
         return self.episode.observation(), reward, self.episode.terminated, False, self.episode.info()
 
-# %% ../nbs/07_environment.ipynb #f42d9731
+# %% ../nbs/07_environment.ipynb #a26e279d
 class PruningVectorEnv(VectorEnv):
     "Several pruning episodes in step; networks that train after a cut share stacks. Spaces and rewards as in `PruningEnv`."
 
@@ -333,17 +353,21 @@ class PruningVectorEnv(VectorEnv):
     def reset(
         self, *,
         seed: int | None = None,
-        options: dict | None = None, # "networks": their numbers, one per environment; otherwise they are drawn
+        options: dict | None = None, # "networks": one number per environment (else drawn); "reset_mask": which to reset (else all)
     ) -> tuple[dict, dict]:
         super().reset(seed=seed)
-        chosen = (options or {}).get("networks")
+        chosen, which = (options or {}).get("networks"), (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         require(chosen is None or len(chosen) == self.num_envs, f"options['networks'] must name {self.num_envs} networks, got {chosen}")
-        self.episodes = [self.table.start(self._draw() if chosen is None else int(chosen[b])) for b in range(self.num_envs)]
+        require(len(which) == self.num_envs and (self.episodes or all(which)),
+                f"reset_mask needs {self.num_envs} values, at first all true")
+        start = lambda b: self.table.start(self._draw() if chosen is None else int(chosen[b]))
+        self.episodes = [start(b) if which[b] else self.episodes[b] for b in range(self.num_envs)]
         return self._observations(), self._infos()
 
     def _draw(self) -> int: return int(self.np_random.integers(len(self.table.networks)))
 
     def step(self, actions: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, dict]:
+        require(len(self.episodes) > 0, "call reset before step")
         playing = [b for b, e in enumerate(self.episodes) if not e.terminated]
         if self.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP:
             self.episodes = [self.table.start(self._draw()) if e.terminated else e for e in self.episodes]
@@ -361,7 +385,7 @@ class PruningVectorEnv(VectorEnv):
         for b, episode in enumerate(self.episodes): infos = self._add_info(infos, episode.info(), b)
         return infos
 
-# %% ../nbs/07_environment.ipynb #24a9aa66
+# %% ../nbs/07_environment.ipynb #1a003319
 def check_fits(network: DenseNetwork, data: PreparedData, name: str = "the network") -> None:
     "Refuse a network whose inputs or outputs do not fit the data."
     a = network.architecture

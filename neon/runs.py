@@ -6,7 +6,8 @@
 __all__ = ['RunConfig', 'open_run', 'draw_network', 'train_base_networks', 'split_networks', 'train_run_agent', 'result_rows',
            'evaluate_run', 'control_rows', 'looking_evidence', 'prepare_run', 'run_networks', 'run']
 
-# %% ../nbs/13a_runs.ipynb #a4b82d4b
+# %% ../nbs/13a_runs.ipynb #08941c07
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ from .networks import DenseNetwork, build_network, load_network, random_architec
 from .results import geometric_mean, result_row, write_results, write_training
 from .training import evaluate, plan_stacks, train_stack
 
-# %% ../nbs/13a_runs.ipynb #68dfdb2d
+# %% ../nbs/13a_runs.ipynb #4e729e33
 @dataclass(frozen=True)
 class RunConfig(Config):
     "One run on one data set; every field is a parameter of the papermill template."
@@ -85,7 +86,7 @@ class RunConfig(Config):
         "The agent's settings: the published ones in the `paper` protocol."
         return (PUBLISHED_AGENT if get_protocol(self.protocol).published_agent else AgentConfig()).replace(episodes=self.episodes)
 
-# %% ../nbs/13a_runs.ipynb #f424d610
+# %% ../nbs/13a_runs.ipynb #e6c842e2
 def open_run(
     config: RunConfig,
     folder: str | Path, # Of the run; created if need be
@@ -102,7 +103,7 @@ def open_run(
     except (NotADirectoryError, FileExistsError): raise NeonError(f"{folder} is not a folder that can be written to") from None
     return folder
 
-# %% ../nbs/13a_runs.ipynb #aae24ec2
+# %% ../nbs/13a_runs.ipynb #6be402dd
 def draw_network(
     i: int,       # Number of the network
     attempt: int, # 0, then one more for every time it missed the gate
@@ -129,7 +130,7 @@ def _train_group(context: tuple, group: list[tuple[int, int]]) -> list[dict]:
 
 def _setup(*arguments): return arguments
 
-# %% ../nbs/13a_runs.ipynb #5d134c18
+# %% ../nbs/13a_runs.ipynb #7e9189b0
 def train_base_networks(
     n: int,                # How many
     data: PreparedData,
@@ -172,7 +173,7 @@ def _train_round(waiting: list[int], attempt: int, index: dict, data: PreparedDa
         index.update({f"{i}.{k}": r["accuracy"] for (i, k), r in zip(group, results, strict=True)})
         write_json(folder/"index.json", index)
 
-# %% ../nbs/13a_runs.ipynb #510dec31
+# %% ../nbs/13a_runs.ipynb #4e93d313
 def split_networks(
     n: int,      # Networks
     n_test: int, # Of them, for the test
@@ -182,7 +183,7 @@ def split_networks(
     order = generator(seed, "network split").permutation(n)
     return sorted(order[n_test:].tolist()), sorted(order[:n_test].tolist())
 
-# %% ../nbs/13a_runs.ipynb #95b9bdd5
+# %% ../nbs/13a_runs.ipynb #b4f184da
 def train_run_agent(
     config: RunConfig,
     data: PreparedData,
@@ -203,7 +204,7 @@ def train_run_agent(
     checkpoint.unlink()
     return agent
 
-# %% ../nbs/13a_runs.ipynb #52d5dd90
+# %% ../nbs/13a_runs.ipynb #d6166e95
 def result_rows(
     config: RunConfig,
     data: PreparedData,
@@ -245,7 +246,7 @@ def evaluate_run(
         tables.append(table)
     return tuple(tables)
 
-# %% ../nbs/13a_runs.ipynb #db4e464a
+# %% ../nbs/13a_runs.ipynb #6ea95332
 def control_rows(
     config: RunConfig,
     data: PreparedData,
@@ -261,7 +262,7 @@ def control_rows(
         controls[name] = result_rows(config, data, ids, networks, compress_networks(None, networks, data, env, config.seed, mode, workers))
     return controls
 
-# %% ../nbs/13a_runs.ipynb #052e3f47
+# %% ../nbs/13a_runs.ipynb #76f2a8ab
 def looking_evidence(
     config: RunConfig,
     data: PreparedData,
@@ -276,7 +277,7 @@ def looking_evidence(
     own = compress_networks(agent.actor, networks, data, env, config.seed, workers=workers)
     blind = compress_blindly(agent.actor, networks, data, env, config.seed, workers)
     tables = [result_rows(config, data, ids, networks, episodes) for episodes in (own, blind)]
-    differs = [np.mean([a != b for a, b in zip(x.actions, y.actions, strict=True)]) for (x, _), (y, _) in zip(own, blind, strict=True)]
+    differs = [np.mean([a != b for a, b in itertools.zip_longest(x.actions, y.actions)]) for (x, _), (y, _) in zip(own, blind, strict=True)]
     report = {"networks": len(networks), "plan_spread": plan_spread([t for t, _ in own]),
               "actions_changed_by_strangers_state": float(np.mean(differs))}
     for name, table in zip(("own", "stranger"), tables, strict=True):
@@ -284,7 +285,7 @@ def looking_evidence(
         report[f"accuracy_change_{name}"] = 100*float((table.accuracy_after - table.accuracy_before).mean())
     return report
 
-# %% ../nbs/13a_runs.ipynb #1889735c
+# %% ../nbs/13a_runs.ipynb #c660a924
 def prepare_run(
     config: RunConfig,
     workers: int | None = None, # Processes; None: one per core (one where the device is a GPU)

@@ -7,7 +7,7 @@ __all__ = ['Importance', 'IMPORTANCES', 'RIDGES', 'keep_width', 'l1_importance',
            'taylor_importance', 'get_importance', 'most_important', 'replace_layer', 'slice_units', 'ridge_refit',
            'refit_units']
 
-# %% ../nbs/04_surgery.ipynb #f48ffe06
+# %% ../nbs/04_surgery.ipynb #d6325e5e
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .core import NeonError, require, torch_generator
 from .networks import DenseNetwork, DenseRow, initialise_linear
 
-# %% ../nbs/04_surgery.ipynb #60d673b5
+# %% ../nbs/04_surgery.ipynb #ba3a3386
 def keep_width(
     width: int,        # Units now
     keep_ratio: float, # Share to keep, in (0, 1]
@@ -28,7 +28,7 @@ def keep_width(
     require(0 < keep_ratio <= 1, f"a keep ratio lies in (0, 1], got {keep_ratio}")
     return max(1, math.ceil(keep_ratio*width - 1e-9))
 
-# %% ../nbs/04_surgery.ipynb #03121cff
+# %% ../nbs/04_surgery.ipynb #3273bf04
 Importance = Callable[[DenseNetwork, int, Tensor, Tensor], Tensor]
 
 
@@ -63,7 +63,7 @@ def taylor_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor) -> 
         gradient, = torch.autograd.grad(F.cross_entropy(output, y, reduction="sum"), H)
     return (H.detach()*gradient).abs().mean(0)
 
-# %% ../nbs/04_surgery.ipynb #e0f005f4
+# %% ../nbs/04_surgery.ipynb #77b69156
 IMPORTANCES: dict[str, Importance] = {"l1": l1_importance, "l2": l2_importance, "spread": spread_importance, "taylor": taylor_importance}
 
 
@@ -84,7 +84,7 @@ def most_important(
     order = torch.argsort(importance, descending=True, stable=True)
     return order[:n].sort().values
 
-# %% ../nbs/04_surgery.ipynb #30efb35a
+# %% ../nbs/04_surgery.ipynb #621b04cc
 def _check_cut(network: DenseNetwork, row: int, width: int) -> None:
     "Refuse a cut that cannot be made."
     require(0 <= row < network.architecture.depth,
@@ -113,7 +113,7 @@ def _with_rows(network: DenseNetwork, row: int, here: DenseRow, there: DenseRow)
     rows = [*network.rows[:row], here, there, *network.rows[row + 2:]]
     return DenseNetwork(network.architecture.with_width(row, here.linear.out_features), rows).eval()
 
-# %% ../nbs/04_surgery.ipynb #146cbe20
+# %% ../nbs/04_surgery.ipynb #702d7af0
 def replace_layer(
     network: DenseNetwork,
     row: int,             # Index of a hidden row
@@ -140,7 +140,7 @@ def _shapes_after(network: DenseNetwork, row: int, width: int) -> list[tuple[int
     widths[row + 1] = width
     return [(widths[row + 1], widths[row]), (widths[row + 2], width)]
 
-# %% ../nbs/04_surgery.ipynb #aa6efe7d
+# %% ../nbs/04_surgery.ipynb #e1d1003b
 def slice_units(
     network: DenseNetwork,
     row: int,                     # Index of a hidden row
@@ -163,7 +163,7 @@ def _keep_units(network: DenseNetwork, row: int, units: Tensor, weight: Tensor, 
         _copy_norms(old, new, which)
     return _with_rows(network, row, fewer, after)
 
-# %% ../nbs/04_surgery.ipynb #19d1bd7e
+# %% ../nbs/04_surgery.ipynb #9e4604db
 RIDGES = (1e-5, 1e-3, 1e-1)  # Candidates for lambda, as multiples of the mean diagonal of H'H
 
 
@@ -191,24 +191,25 @@ def ridge_refit(
     back = lambda X: X.to(H) if dual is None else dual.T @ X.to(H)
     scale, identity = system.diagonal().sum()/len(units), torch.eye(len(system), dtype=torch.double, device=H.device)
     mixtures = _mixtures(len(W), W)
-    wanted, best = W.T @ mixtures, None
+    wanted, few, best = W.T @ mixtures, right @ mixtures.double(), None
     for ridge in ridges:
         factor, failed = torch.linalg.cholesky_ex(system + (ridge*scale + 1e-12)*identity)
         if failed: continue
-        off = (-wanted).index_add(0, units, back(torch.cholesky_solve(right @ mixtures.double(), factor)))
+        off = (-wanted).index_add(0, units, back(torch.cholesky_solve(few, factor)))
         error = (H_validation @ off - mean @ off).square().sum().item()
-        if best is None or error < best[0]: best = error, factor
+        if best is None or error < best[0]: best = error, factor, ridge
     require(best is not None, "the activations of this layer are not finite: no weights can be solved for")
-    V = back(torch.cholesky_solve(right, best[1])).T
+    solve_in = H.dtype if best[2] >= 1e-3 else torch.double
+    V = back(torch.cholesky_solve(right.to(solve_in), best[1].to(solve_in))).T
     return V, W @ mean - V @ mean[units]
 
-# %% ../nbs/04_surgery.ipynb #ba5d3bc6
-def _mixtures(outputs: int, like: Tensor, n: int = 32) -> Tensor:
+# %% ../nbs/04_surgery.ipynb #e9c64d16
+def _mixtures(outputs: int, like: Tensor, n: int = 16) -> Tensor:
     "(outputs, at most n): all outputs, or n random mixtures of them, always the same."
     if outputs <= n: return torch.eye(outputs, dtype=like.dtype, device=like.device)
     return torch.randn(outputs, n, generator=torch_generator(0, "mixtures")).to(like)
 
-# %% ../nbs/04_surgery.ipynb #ab05804e
+# %% ../nbs/04_surgery.ipynb #2efa6e5a
 @torch.no_grad()
 def refit_units(
     network: DenseNetwork,    # In evaluation mode
@@ -219,9 +220,9 @@ def refit_units(
     rows_per_unit: int = 4,   # Use so many rows of H per unit of the row, at most (never fewer than 1,000 in all)
 ) -> DenseNetwork:
     "Remove all other units and solve the next linear layer for its old outputs."
-    units, there = torch.as_tensor(units, dtype=torch.long), network.rows[row + 1]
+    units, there = torch.as_tensor(units, dtype=torch.long, device=H.device), network.rows[row + 1]
     _check_cut(network, row, len(units))
-    H = H[::max(1, len(H)//max(1000, rows_per_unit*H.shape[1]))]
+    H = H[::-(-len(H)//max(1000, rows_per_unit*H.shape[1]))]
     bias = there.linear.bias
     V, change = ridge_refit(there.before(H), units, there.linear.weight, there.before(H_validation), centre=bias is not None)
     return _keep_units(network, row, units, V, None if bias is None else bias + change)

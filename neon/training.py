@@ -6,7 +6,7 @@
 __all__ = ['OVERHEAD', 'predict', 'evaluate', 'Stack', 'TrainingResult', 'copy_network', 'train_stack', 'Prefix', 'train_rows',
            'plan_stacks', 'train_networks']
 
-# %% ../nbs/03_training.ipynb #7e0b4563
+# %% ../nbs/03_training.ipynb #2feecdab
 import copy
 import itertools
 import math
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .core import TrainingConfig, fast_bfloat16, flush_denormals, require, torch_generator
 from .networks import DenseNetwork, DenseRow
 
-# %% ../nbs/03_training.ipynb #01fd3838
+# %% ../nbs/03_training.ipynb #9ab4ac94
 @torch.no_grad()
 def predict(
     network: DenseNetwork,
@@ -38,9 +38,9 @@ def evaluate(
     y: Tensor, # (n,) class indices
 ) -> float:    # Fraction of rows classified correctly
     "Accuracy."
-    return (predict(network, x).argmax(1) == y).double().mean().item()
+    return (predict(network, x).argmax(1) == y).sum().item()/len(y)
 
-# %% ../nbs/03_training.ipynb #c8c85b13
+# %% ../nbs/03_training.ipynb #48fc54c4
 def _pad(tensors: Sequence[Tensor], fill: float = 0.0) -> Tensor:
     "Stack tensors of one rank, padding each axis to the longest."
     shape = [max(t.shape[axis] for t in tensors) for axis in range(tensors[0].dim())]
@@ -65,9 +65,9 @@ class _StackedNorm(nn.Module):
         self.widths, self.rates = list(widths), [m.p if m else 0.0 for m in dropouts]
         self.has_batch_norm = [m is not None for m in batch_norms]
         if any(self.has_batch_norm):
-            present = [m or nn.BatchNorm1d(w) for m, w in zip(batch_norms, widths, strict=True)]
-            dtype = next(m for m in batch_norms if m).weight.dtype
-            stacked = lambda name: _pad([getattr(m, name).to(dtype) for m in present])
+            like = next(m for m in batch_norms if m).weight
+            present = [m or nn.BatchNorm1d(w, device=like.device) for m, w in zip(batch_norms, widths, strict=True)]
+            stacked = lambda name: _pad([getattr(m, name).to(like.dtype) for m in present])
             self.weight, self.bias = nn.Parameter(stacked("weight")), nn.Parameter(stacked("bias"))
             self.register_buffer("mean", stacked("running_mean"))
             self.register_buffer("var", stacked("running_var"))
@@ -102,7 +102,7 @@ class _StackedNorm(nn.Module):
                 for own, name in ((m.weight, "weight"), (m.bias, "bias"), (m.running_mean, "mean"), (m.running_var, "var")):
                     own.data.copy_(getattr(self, name)[b, :w])
 
-# %% ../nbs/03_training.ipynb #936b6e3b
+# %% ../nbs/03_training.ipynb #559049ed
 class _StackedRow(nn.Module):
     "One row of B networks, padded to common widths."
 
@@ -148,7 +148,7 @@ class _StackedRow(nn.Module):
         self.before.write_back(b, row.before)
         self.after.write_back(b, row.after)
 
-# %% ../nbs/03_training.ipynb #87cd9153
+# %% ../nbs/03_training.ipynb #82c5568d
 class Stack(nn.Module):
     "B networks with equally many rows to run and common outputs, as padded tensors; rows before `first` are left out."
 
@@ -186,7 +186,7 @@ class Stack(nn.Module):
         for stacked, row in zip(self.rows, own, strict=True):
             if stacked.weight.requires_grad: stacked.write_back(b, row)
 
-# %% ../nbs/03_training.ipynb #7bbf2bf1
+# %% ../nbs/03_training.ipynb #7e903502
 @dataclass
 class TrainingResult:
     "A trained network and what happened on the way."
@@ -217,11 +217,13 @@ def _losses(output: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(output.reshape(B*n, classes), y.repeat(B), reduction="none").view(B, n).mean(1)
 
 
-def _is_coarse(x: Tensor, precision: str) -> bool:
-    "Do matrix products take bfloat16 inputs (and sum in float32)?"
-    return x.dtype == torch.float32 and (precision == "bfloat16" or (precision == "auto" and fast_bfloat16(x.device)))
+def _is_coarse(networks: Sequence[DenseNetwork], x: Tensor, precision: str, least: int = 40_000) -> bool:
+    "Do matrix products take bfloat16 inputs (and sum in float32)? With `auto`, only where a layer's weights number `least` on average."
+    if x.dtype != torch.float32 or precision == "float32": return False
+    weights = [n.architecture.macs/len(n.rows) for n in networks]
+    return precision == "bfloat16" or (fast_bfloat16(x.device) and sum(weights)/len(weights) >= least)
 
-# %% ../nbs/03_training.ipynb #00d182dc
+# %% ../nbs/03_training.ipynb #f68a06da
 @torch.no_grad()
 def _validate(stack: Stack, x: Tensor, y: Tensor, rows: int = 8192) -> tuple[Tensor, Tensor]:
     "Mean cross-entropy and accuracy of each network, (B,) and (B,), computed in chunks of rows."
@@ -259,7 +261,7 @@ def _shrink(stack: Stack, optimiser: torch.optim.Adam, keep: list[int]) -> torch
         if state: survivor.state[new] = {k: v if k == "step" else v[index] for k, v in state.items()}
     return survivor
 
-# %% ../nbs/03_training.ipynb #b60783ae
+# %% ../nbs/03_training.ipynb #aa169017
 class _Average:
     "A stack whose weights (and batch norm statistics) are the recent mean of those of another."
 
@@ -275,7 +277,7 @@ class _Average:
         moving = lambda s: [t for t in (*s.parameters(), *s.buffers()) if t.is_floating_point()]
         torch._foreach_lerp_(moving(self.stack), moving(stack), min(1.0, weight))
 
-# %% ../nbs/03_training.ipynb #74e082e7
+# %% ../nbs/03_training.ipynb #f4933d61
 def _train(
     networks: Sequence[DenseNetwork], x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor, config: TrainingConfig,
     order: torch.Generator, rngs: Sequence[torch.Generator], first: int | Sequence[int], learning: int | None, keep_start: bool,
@@ -285,7 +287,7 @@ def _train(
     for row in stack.rows[learning:] if learning else (): row.requires_grad_(False)
     learning, optimiser = learning or len(stack.rows), _adam(stack, config.learning_rate)
     results = [TrainingResult(copy_network(n, f, learning), float("inf"), 0.0, []) for n, f in zip(networks, stack.first, strict=True)]
-    if keep_start: _record(stack, results, *_validate(stack, x_validation, y_validation), config.patience)
+    if keep_start or not config.epochs: _record(stack, results, *_validate(stack, x_validation, y_validation), config.patience)
     alive = list(range(len(networks)))  # alive[b] is the number of the network at place b of the stack
     batches, per_epoch = _minibatches(x.shape[1], config.batch_size, order, x.device), _batches_per_epoch(x.shape[1], config)
     average = _Average(stack, config.average*per_epoch) if config.average else None
@@ -308,7 +310,7 @@ def _train(
             if average: _select(average.stack, stay)
     return results
 
-# %% ../nbs/03_training.ipynb #12f7a0a6
+# %% ../nbs/03_training.ipynb #413da907
 def _record(stack: Stack, results: Sequence[TrainingResult], losses: Tensor, accuracies: Tensor, patience: int | None) -> list[int]:
     "Note this epoch's validation, keep weights that are better (or, without patience, the last), say who stays."
     stay = []
@@ -331,7 +333,7 @@ def copy_network(
     copied = range(len(network.rows))[first:None if n is None else first + n]
     return DenseNetwork(network.architecture, [copy.deepcopy(row) if r in copied else row for r, row in enumerate(network.rows)]).eval()
 
-# %% ../nbs/03_training.ipynb #a062cde4
+# %% ../nbs/03_training.ipynb #537135e1
 def train_stack(
     networks: Sequence[DenseNetwork], # With equally many rows from `first` on; not changed
     x: Tensor, y: Tensor,             # Input of row `first`, (B or 1, n, width), and class indices (n,)
@@ -344,8 +346,8 @@ def train_stack(
     keep_start: bool = False,         # May the weights it came with be the best?
 ) -> list[TrainingResult]:            # In the order of `networks`
     "Train networks together; each stops by itself and keeps its best weights."
-    order, rngs = torch_generator(seed, "batches"), [torch_generator(seed, "dropout", n, device=x.device.type) for n in names]
-    coarse = _is_coarse(x, config.precision)
+    order, rngs = torch_generator(seed, "batches"), [torch_generator(seed, "dropout", n, device=str(x.device)) for n in names]
+    coarse = _is_coarse(networks, x, config.precision)
     with flush_denormals(), torch.autocast(x.device.type, torch.bfloat16, enabled=coarse, cache_enabled=False):
         results = _train(networks, x, y, x_validation, y_validation, config, order, rngs, first, learning, keep_start)
     if not coarse: return results
@@ -353,7 +355,7 @@ def train_stack(
     return [replace(r, validation_loss=loss, validation_accuracy=accuracy)
             for r, loss, accuracy in zip(results, losses.tolist(), accuracies.tolist(), strict=True)]
 
-# %% ../nbs/03_training.ipynb #1a328c2b
+# %% ../nbs/03_training.ipynb #65de9f5e
 class Prefix:
     "The outputs of a network's rows on fixed data, in evaluation mode, computed when asked for and kept."
 
@@ -383,7 +385,7 @@ class Prefix:
         twin.outputs = self.outputs[:row + 1]
         return twin
 
-# %% ../nbs/03_training.ipynb #8017c49d
+# %% ../nbs/03_training.ipynb #f54851e8
 def train_rows(
     networks: Sequence[DenseNetwork],  # With equally many rows from `first` on
     train: Sequence[Prefix], y: Tensor,                 # Training rows: prefixes valid up to `first`, class indices (n,)
@@ -399,8 +401,8 @@ def train_rows(
     inputs = [_pad([p.input_of(f) for p, f in zip(prefixes, first, strict=True)]) for prefixes in (train, validation)]
     return train_stack(networks, inputs[0], y, inputs[1], y_validation, config, seed, names, first, learning, keep_start)
 
-# %% ../nbs/03_training.ipynb #b70291b7
-OVERHEAD = 30_000 # Multiply-accumulates per row that one network's calls take as long as, at minibatches of some hundred rows
+# %% ../nbs/03_training.ipynb #09695d51
+OVERHEAD = 60_000 # Multiply-accumulates per row that one network's calls take as long as, at minibatches of some hundred rows
 
 
 def plan_stacks(
@@ -424,7 +426,7 @@ def _cost(shapes: Sequence[tuple[int, ...]], overhead: int) -> float:
     padded = [max(column) for column in zip(*shapes, strict=True)]
     return overhead + len(shapes)*sum(m*n for m, n in zip(padded, padded[1:], strict=False))
 
-# %% ../nbs/03_training.ipynb #ed64506e
+# %% ../nbs/03_training.ipynb #70286825
 def train_networks(
     networks: Sequence[DenseNetwork], # Of any depths; not changed
     x: Tensor, y: Tensor,             # Training rows (n, n_inputs) and class indices (n,)
