@@ -35,16 +35,16 @@ def cpu_seconds() -> float:
     return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
-def base_networks(config: RunConfig, data: PreparedData, folder: str | Path) -> list[DenseNetwork]:
+def base_networks(config: RunConfig, data: PreparedData, folder: str | Path, workers: int = 1) -> list[DenseNetwork]:
     "The training networks of a run; those that are in the folder are only read."
     protocol, n, seed = get_protocol(config.protocol), config.n_networks, config.seed
-    networks = train_base_networks(n, data, protocol, seed, Path(folder)/"networks", progress=False)
+    networks = train_base_networks(n, data, protocol, seed, Path(folder)/"networks", workers, progress=False)
     return [networks[i] for i in split_networks(n, config.n_test, seed)[0]]
 
 
-def train_bases(config: RunConfig, folder: str) -> None:
+def train_bases(config: RunConfig, folder: str, workers: int) -> None:
     "Put the base networks of a run into a folder."
-    base_networks(config, data_of(config.dataset), folder)
+    base_networks(config, data_of(config.dataset), folder, workers)
 
 
 def measure(config: RunConfig, folder: str, workers: int, untrained: bool = False) -> Measured:
@@ -68,7 +68,7 @@ def run(options: Options) -> Iterator[Part]:
         config = RunConfig(dataset=name, seed=SEED, device="cpu", **counts)
         with tempfile.TemporaryDirectory() as folder:
             say(f"agent, {name}: {config.n_networks} base networks")
-            if not options.quick: in_fresh_process(train_bases, config, folder)  # apart, for the sake of the memory figures
+            if not options.quick: in_fresh_process(train_bases, config, folder, options.workers)  # apart, for the memory figures
             say(f"agent, {name}: training")
             m = in_fresh_process(measure, config, folder, options.workers)
         shown = data_of(name).name
