@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .core import Config, TrainingConfig, require, seed_sequence, torch_generator
 from .data import PreparedData
-from .features import MAX_ROWS, MAX_UNITS, FeatureExtractor, probe_rows
+from .features import MAP_SHAPES, FeatureExtractor, probe_rows
 from .networks import DenseNetwork
 from .reward import parameter_credit, published_reward, width_credit
 from .surgery import IMPORTANCES, get_importance, keep_width, most_important, refit_units, replace_layer, slice_units
@@ -75,9 +75,9 @@ class PrunedState:
     validation: Prefix
     history: str = ""  # How its weights came about, to the last digit
 
-    def changed(self, network: DenseNetwork, accuracy: float, row: int, history: str = "") -> "PrunedState":
+    def changed(self, network: DenseNetwork, accuracy: float, row: int) -> "PrunedState":
         "The state after the network changed from `row` on."
-        return PrunedState(network, accuracy, self.train.changed(network, row), self.validation.changed(network, row), history)
+        return PrunedState(network, accuracy, self.train.changed(network, row), self.validation.changed(network, row))
 
 
 def recovery_rows(
@@ -139,7 +139,7 @@ class Memo:
 
     def remember(
         self,
-        key: tuple,
+        key: str,
         compute: Callable[[], list[tuple[DenseNetwork, float]]], # Called if there is no entry: networks and accuracies
         before: Sequence[DenseNetwork], # The networks before they were changed
     ) -> list[tuple[DenseNetwork, float]]:
@@ -181,13 +181,13 @@ def make_cuts(
     "Narrow one row of each network and recover; every cut's `after` is the state it led to."
     memo, before = memo or Memo(0), [c.state.network for c in cuts]
     histories = [_digest(c.state.history, c.name) for c in cuts]
-    results = [memo.remember((history,), lambda c=c: [_narrow(c, data, config, seed)], [c.state.network])[0]
-               for c, history in zip(cuts, histories, strict=True)]
+    results = [memo.remember(history, lambda c=c: [_narrow(c, data, config, seed)], [old])[0]
+               for c, old, history in zip(cuts, before, histories, strict=True)]
     for members in _companies(cuts, results, config):
         company, networks = [cuts[i] for i in members], [results[i][0] for i in members]
         key = _digest("trained", *(histories[i] for i in members))
         train = lambda company=company, networks=networks: _train_cuts(company, networks, data, config, seed)
-        trained = memo.remember((key,), train, [before[i] for i in members])
+        trained = memo.remember(key, train, [before[i] for i in members])
         for place, (i, result) in enumerate(zip(members, trained, strict=True)): results[i], histories[i] = result, _digest(key, place)
     for c, (network, accuracy), history in zip(cuts, results, histories, strict=True):
         first = c.row if config.new_layers_only else 0
@@ -283,10 +283,7 @@ class Table:
 
 def _spaces(config: EnvConfig) -> tuple[spaces.Dict, spaces.Discrete]:
     "What is seen and what may be done."
-    box = lambda *shape: spaces.Box(-np.inf, np.inf, shape, np.float32)
-    units, rows = MAX_UNITS, MAX_ROWS
-    maps = {"topology": box(rows, 8), "weights": box(8, rows, units), "activations": box(8, rows, units),
-            "layer_topology": box(8), "layer_weights": box(8, units), "layer_activations": box(8, units)}
+    maps = {name: spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in MAP_SHAPES.items()}
     return spaces.Dict(maps), spaces.Discrete(len(config.actions))
 
 # %% ../nbs/07_environment.ipynb #3419e6cd

@@ -107,7 +107,9 @@ def _symlog_ticks(low: float, high: float, threshold: float) -> list[float]:
     top = int(np.floor(np.log10(max(abs(low), abs(high), threshold))))
     start = int(np.log10(threshold))
     stride = 1 if top - start <= 2 else 2
-    powers = [10.0**k for k in range(start + (top - start) % stride, top + 1, stride)]
+    first = start + (top - start) % stride
+    if stride > 1 and first == start: first += stride  # beside zero there is no room for another label
+    powers = [10.0**k for k in range(first, top + 1, stride)]
     return [-p for p in reversed(powers) if p <= -low*1.01] + [0.0] + [p for p in powers if p <= high*1.01]
 
 
