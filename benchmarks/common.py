@@ -21,7 +21,8 @@ from neon.networks import DenseNetwork, build_network, random_architecture
 from neon.training import train_networks
 
 COLUMNS = ["bench", "dataset", "variant", "ratio", "ratio_low", "ratio_high", "accuracy_difference", "cpu_seconds"]
-SIZES = {"diabetes": (768, 8, 2), "satimage": (6430, 36, 6), "house_8L": (22784, 8, 2)}  # Rows, features, classes
+SIZES = {"diabetes": (768, 8, 2), "satimage": (6430, 36, 6), "house_8L": (22784, 8, 2),  # Rows, features, classes
+         "fashion_mnist": (20_000, 784, 10)}  # not all of its 70,000 rows: the search uses 10,000
 SEED = 0
 
 

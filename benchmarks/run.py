@@ -8,6 +8,8 @@
 step    one environment step: naive loop against refit and replace      base    base networks: naive loop against stacks
 agent   training an agent: wall and CPU seconds                         growth  cost of a step against rows and parameters
 gemm    share of the machine's matrix product speed                     memory  peak memory of each, in processes of their own
+similarity  loss of a population: one network and layer at a time against all at once
+ecomp   a generation of the published EComp: network by network against the population at once
 
 Variants A and B run in turn in one process, at one thread; a ratio is that of the medians of their CPU times, with a bootstrap interval
 (95 %), and the difference in accuracy (points) stands beside it. "(mean)" marks ratios of means, which are those of the total times.
@@ -25,11 +27,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import agent, base, gemm, growth, memory, step
+from benchmarks import agent, base, ecomp, gemm, growth, memory, similarity, step
 from benchmarks.common import Options, in_words, save, table_path
 from neon.core import NeonError
 
-BENCHMARKS = {"step": step.run, "base": base.run, "agent": agent.run, "growth": growth.run, "gemm": gemm.run, "memory": memory.run}
+BENCHMARKS = {"step": step.run, "base": base.run, "agent": agent.run, "growth": growth.run, "gemm": gemm.run, "memory": memory.run,
+              "similarity": similarity.run, "ecomp": ecomp.run}
 OUTPUT = "data/results/bench.csv"
 
 

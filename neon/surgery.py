@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Importance', 'IMPORTANCES', 'RIDGES', 'keep_width', 'l1_importance', 'l2_importance', 'spread_importance',
            'taylor_importance', 'get_importance', 'most_important', 'replace_layer', 'slice_units', 'ridge_refit',
-           'refit_units']
+           'refit_units', 'elimination_order', 'elimination_importance', 'fold_norms', 'insert_linear_row']
 
-# %% ../nbs/04_surgery.ipynb #d6325e5e
+# %% ../nbs/04_surgery.ipynb #bf521868
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import NeonError, require, torch_generator
-from .networks import DenseNetwork, DenseRow, initialise_linear
+from .networks import DenseNetwork, DenseRow, Row, initialise_linear
 
-# %% ../nbs/04_surgery.ipynb #ba3a3386
+# %% ../nbs/04_surgery.ipynb #57a6f33d
 def keep_width(
     width: int,        # Units now
     keep_ratio: float, # Share to keep, in (0, 1]
@@ -28,7 +28,7 @@ def keep_width(
     require(0 < keep_ratio <= 1, f"a keep ratio lies in (0, 1], got {keep_ratio}")
     return max(1, math.ceil(keep_ratio*width - 1e-9))
 
-# %% ../nbs/04_surgery.ipynb #3273bf04
+# %% ../nbs/04_surgery.ipynb #7c9aa49e
 Importance = Callable[[DenseNetwork, int, Tensor, Tensor], Tensor]
 
 
@@ -63,12 +63,12 @@ def taylor_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor) -> 
         gradient, = torch.autograd.grad(F.cross_entropy(output, y, reduction="sum"), H)
     return (H.detach()*gradient).abs().mean(0)
 
-# %% ../nbs/04_surgery.ipynb #77b69156
+# %% ../nbs/04_surgery.ipynb #f8251058
 IMPORTANCES: dict[str, Importance] = {"l1": l1_importance, "l2": l2_importance, "spread": spread_importance, "taylor": taylor_importance}
 
 
 def get_importance(
-    name: str | Importance, # "l1", "l2", "spread", "taylor", or a function of your own
+    name: str | Importance, # "l1", "l2", "spread", "taylor", "elimination", or a function of your own
 ) -> Importance:
     "The importance called `name`."
     if callable(name): return name
@@ -84,7 +84,7 @@ def most_important(
     order = torch.argsort(importance, descending=True, stable=True)
     return order[:n].sort().values
 
-# %% ../nbs/04_surgery.ipynb #621b04cc
+# %% ../nbs/04_surgery.ipynb #a2c9c134
 def _check_cut(network: DenseNetwork, row: int, width: int) -> None:
     "Refuse a cut that cannot be made."
     require(0 <= row < network.architecture.depth,
@@ -113,7 +113,7 @@ def _with_rows(network: DenseNetwork, row: int, here: DenseRow, there: DenseRow)
     rows = [*network.rows[:row], here, there, *network.rows[row + 2:]]
     return DenseNetwork(network.architecture.with_width(row, here.linear.out_features), rows).eval()
 
-# %% ../nbs/04_surgery.ipynb #702d7af0
+# %% ../nbs/04_surgery.ipynb #0057843c
 def replace_layer(
     network: DenseNetwork,
     row: int,             # Index of a hidden row
@@ -140,7 +140,7 @@ def _shapes_after(network: DenseNetwork, row: int, width: int) -> list[tuple[int
     widths[row + 1] = width
     return [(widths[row + 1], widths[row]), (widths[row + 2], width)]
 
-# %% ../nbs/04_surgery.ipynb #e1d1003b
+# %% ../nbs/04_surgery.ipynb #043e828a
 def slice_units(
     network: DenseNetwork,
     row: int,                     # Index of a hidden row
@@ -163,7 +163,7 @@ def _keep_units(network: DenseNetwork, row: int, units: Tensor, weight: Tensor, 
         _copy_norms(old, new, which)
     return _with_rows(network, row, fewer, after)
 
-# %% ../nbs/04_surgery.ipynb #9e4604db
+# %% ../nbs/04_surgery.ipynb #9390fa3f
 RIDGES = (1e-5, 1e-3, 1e-1)  # Candidates for lambda, as multiples of the mean diagonal of H'H
 
 
@@ -203,13 +203,13 @@ def ridge_refit(
     V = back(torch.cholesky_solve(right.to(solve_in), best[1].to(solve_in))).T
     return V, W @ mean - V @ mean[units]
 
-# %% ../nbs/04_surgery.ipynb #e9c64d16
+# %% ../nbs/04_surgery.ipynb #80eca112
 def _mixtures(outputs: int, like: Tensor, n: int = 16) -> Tensor:
     "(outputs, at most n): all outputs, or n random mixtures of them, always the same."
     if outputs <= n: return torch.eye(outputs, dtype=like.dtype, device=like.device)
     return torch.randn(outputs, n, generator=torch_generator(0, "mixtures")).to(like)
 
-# %% ../nbs/04_surgery.ipynb #2efa6e5a
+# %% ../nbs/04_surgery.ipynb #c95eee95
 @torch.no_grad()
 def refit_units(
     network: DenseNetwork,    # In evaluation mode
@@ -226,3 +226,93 @@ def refit_units(
     bias = there.linear.bias
     V, change = ridge_refit(there.before(H), units, there.linear.weight, there.before(H_validation), centre=bias is not None)
     return _keep_units(network, row, units, V, None if bias is None else bias + change)
+
+# %% ../nbs/04_surgery.ipynb #8070c0ba
+@torch.no_grad()
+def elimination_order(
+    H: Tensor,           # (n, width) what the next linear layer receives on training rows
+    W: Tensor,           # (outputs, width) its weights
+    ridge: float = 1e-5, # Relative to the mean diagonal of the centred H'H
+) -> Tensor:             # (width,) indices of units, the one that goes last first
+    "Backward elimination: remove, again and again, the unit that the others replace best."
+    H = H - H.mean(0)
+    gram, width = (H.T @ H).double(), H.shape[1]
+    gram += (ridge*gram.diagonal().mean() + 1e-12)*torch.eye(width, dtype=torch.double, device=H.device)
+    inverse, V, order = torch.linalg.inv(gram), W.T.double().clone(), []
+    gone = torch.zeros(width, dtype=torch.bool, device=H.device)
+    for _ in range(width):
+        unit = (V.square().sum(1)/inverse.diagonal()).masked_fill(gone, float("inf")).argmin()
+        column = inverse[:, unit]/inverse[unit, unit]
+        V, inverse = V - column[:, None]*V[unit], inverse - column[:, None]*inverse[unit]
+        gone[unit] = True
+        inverse[unit], inverse[:, unit], inverse[unit, unit], V[unit] = 0, 0, 1, 0
+        order.append(unit)
+    return torch.stack(order[::-1])
+
+# %% ../nbs/04_surgery.ipynb #43593775
+def elimination_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor | None = None) -> Tensor:
+    "How late a unit goes in backward elimination: 0 for the first, width - 1 for the last."
+    there = network.rows[row + 1]
+    order = elimination_order(there.before(H), there.linear.weight)
+    return torch.empty(len(order), device=H.device).scatter_(0, order, torch.arange(len(order) - 1, -1, -1., device=H.device))
+
+
+IMPORTANCES["elimination"] = elimination_importance
+
+# %% ../nbs/04_surgery.ipynb #7e0b7e4f
+def _affine(norms: nn.Sequential, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    "Scale and shift (width,) of norms in evaluation mode."
+    scale, shift = torch.ones(width).to(like), torch.zeros(width).to(like)
+    for norm in norms:
+        if isinstance(norm, nn.BatchNorm1d):
+            s = norm.weight/(norm.running_var + norm.eps).sqrt()
+            scale, shift = scale*s, (shift - norm.running_mean)*s + norm.bias
+    return scale, shift
+
+
+@torch.no_grad()
+def fold_norms(
+    network: DenseNetwork,
+) -> DenseNetwork: # Without norms, with a bias in every row
+    "A network that computes the same in evaluation mode, with linear layers and activations only."
+    rows, facts = [], []
+    for row, fact in zip(network.rows, network.architecture.rows, strict=True):
+        W, n_in = row.linear.weight, row.linear.in_features
+        b = W.new_zeros(len(W)) if row.linear.bias is None else row.linear.bias
+        (s, t), (s2, t2) = _affine(row.before, n_in, W), _affine(row.after, len(W), W)
+        linear = nn.Linear(n_in, len(W), device="meta")
+        linear.weight, linear.bias = nn.Parameter(s2[:, None]*W*s), nn.Parameter((W @ t + b)*s2 + t2)
+        facts.append(replace(fact, before=(), after=(), dropout=0.5, bias=True))
+        rows.append(DenseRow(facts[-1], n_in, linear))
+    return DenseNetwork(replace(network.architecture, rows=tuple(facts)), rows).eval()
+
+# %% ../nbs/04_surgery.ipynb #9e8e5c36
+@torch.no_grad()
+def insert_linear_row(
+    network: DenseNetwork, # Without norms in `row`; see `fold_norms`
+    row: int,              # Index of the row that gets linear units before it
+    x: Tensor,             # (n, inputs of the row) on training rows
+) -> DenseNetwork:         # One row more: min(inputs, width) linear units, those of most variance first
+    "Split a row in two linear layers, the first of which gives the principal components of what the row computes."
+    fact, linear = network.architecture.rows[row], network.rows[row].linear
+    require(not fact.before and not fact.after and fact.bias, f"row {row} has norms or no bias; use fold_norms first")
+    W, b, mean, rank = linear.weight, linear.bias, x.mean(0), min(linear.weight.shape)
+    z = (x - mean) @ W.T
+    spread = z.std(0)
+    if row + 1 < len(network.rows):
+        there = network.rows[row + 1]
+        spread = there.before(network.rows[row].activation(z + W @ mean + b)).std(0)*there.linear.weight.norm(dim=0)
+    scale = spread + 0.05*spread.max() + 1e-12
+    z = (z*scale).double()
+    Q = torch.linalg.eigh(z.T @ z).eigenvectors.flip(1)[:, :rank].to(W)
+    P = (Q*scale[:, None]).T @ W
+    pair = [_row_of(Row(rank, "identity"), P, -P @ mean), _row_of(fact, Q/scale[:, None], W @ mean + b)]
+    facts = [*network.architecture.rows[:row], Row(rank, "identity"), *network.architecture.rows[row:]]
+    return DenseNetwork(replace(network.architecture, rows=tuple(facts)), [*network.rows[:row], *pair, *network.rows[row + 1:]]).eval()
+
+
+def _row_of(fact: Row, weight: Tensor, bias: Tensor) -> DenseRow:
+    "A row with these weights."
+    linear = nn.Linear(*reversed(weight.shape), device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return DenseRow(fact, weight.shape[1], linear)

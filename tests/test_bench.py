@@ -9,9 +9,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import base, common, gemm, growth, memory, naive, run, step
+from benchmarks import base, common, ecomp, gemm, growth, memory, naive, run, step
 from benchmarks.common import COLUMNS, SEED, Options
 from neon.core import NeonError, TrainingConfig, generator
+from neon.ecomp import Parent, Scores
 from neon.environment import Cut, EnvConfig, make_cuts, start_state
 from neon.networks import Architecture, Row, build_network
 
@@ -138,6 +139,24 @@ def test_operations_are_those_of_the_matrix_products():
     assert gemm.operations_per_row(architecture) == forward + weights + inputs
     rows = gemm.measure((32,), (16,), (8,), 64, 1)
     assert all(list(row) == COLUMNS for row in rows) and sum(row["ratio"] > 0 for row in rows) == 2
+
+
+def test_a_generation_of_ecomp_is_the_same_in_both_ways(data, monkeypatch):
+    monkeypatch.setattr(ecomp, "TRAINING", ecomp.TRAINING.replace(epochs=1, batch_size=16))
+    rows = ecomp.compare(ecomp.published_parent(data, (9, 9)), data, 6, 45, 2)
+    assert all(list(row) == COLUMNS and row["cpu_seconds"] > 0 for row in rows) and len(rows) == 5
+    assert rows[0]["ratio"] > 0 and abs(rows[0]["accuracy_difference"]) < 1e-6
+
+
+def test_the_check_of_ecomp_finds_a_difference(data):
+    parent = Parent(build_network(Architecture(data.n_features, (Row(9), Row(9), Row(3, "identity")))))
+    scores = Scores(*(np.zeros(2) for _ in range(4)))
+    children = [parent.individual]*2
+    others = [ecomp.sequential(parent, child) for child in children]
+    ecomp.check(scores, scores, children, others)
+    with pytest.raises(NeonError, match="fitness"): ecomp.check(scores, Scores(*(np.full(2, 1e-4) for _ in range(4))), children, others)
+    with torch.no_grad(): others[1][2].bias[3] += 1e-6
+    with pytest.raises(NeonError, match="child differs"): ecomp.check(scores, scores, children, others)
 
 
 def test_memory_is_that_of_the_process():

@@ -5,19 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from urllib.error import URLError
 
+import pandas as pd
 import pytest
 
 import neon
 from neon import cli
+from neon import data as neon_data
 from neon.cli import check_parameters, default_folder, main, run_settings, template_parameters
 from neon.core import NeonError
 from neon.data import REGISTRY, load_dataset
+from neon.ecomp_runs import EcompConfig, read_original, read_records, read_winners
 from neon.results import RESULT_COLUMNS, read_results, read_training
 from neon.runs import RunConfig
 
 COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())"]
-COMMANDS = ["", "data", "data list", "data show", "run", "networks", "train", "evaluate", "reinforce"]
+COMMANDS = ["", "data", "data list", "data show", "run", "networks", "train", "evaluate", "ecomp", "reinforce"]
 
 
 def process(*words, **options) -> subprocess.CompletedProcess:
@@ -48,6 +52,9 @@ def test_help_of_the_stages_names_every_setting(capsys):
         for name in RunConfig().to_dict(): assert f"--{name.replace('_', '-')}" in text
         assert "--output-dir" in text and "--workers" in text
     assert "--checkpoint-seconds" in said(capsys, "train --help")[1]
+    text = said(capsys, "ecomp --help")[1]
+    for name in (*EcompConfig().to_dict(), "output_dir", "workers", "parent", "retrain", "no_save_best", "no_save_results", "save_front"):
+        assert f"--{name.replace('_', '-')}" in text
 
 
 def test_examples_of_the_help_parse(capsys):
@@ -79,6 +86,13 @@ def test_as_a_process():
     ("networks iris", "neon networks: error: unexpected word 'iris'"),
     ("train --episodes few", "neon train: error: argument --episodes: expected a whole number or none, got 'few'"),
     ("train --recovery replce", "neon train: error: --recovery: unknown value 'replce'; did you mean replace?"),
+    ("ecomp 3", "neon ecomp: error: the following arguments are required: EXPERIMENT"),
+    ("ecomp ten 121", "neon ecomp: error: argument N_RUNS: invalid int value: 'ten'"),
+    ("ecomp 3 121 --pop-sze 9", "neon ecomp: error: unknown option --pop-sze; did you mean --pop-size?"),
+    ("ecomp 3 121 --preset papr", "neon ecomp: error: --preset: unknown value 'papr'; did you mean paper?"),
+    ("ecomp 3 121 --loss-weights 1 2", "neon ecomp: error: argument --loss-weights: expected 3 arguments"),
+    ("ecomp 3 121 --mutation-rate often", "neon ecomp: error: argument --mutation-rate: expected a number or none, got 'often'"),
+    ("ecomp 3 121 --parent x --retrain", "neon ecomp: error: argument --retrain: not allowed with argument --parent"),
 ])
 def test_wrong_usage_is_status_2_and_names_the_nearest(capsys, line, message):
     status, out, err = said(capsys, line)
@@ -99,6 +113,15 @@ def test_without_a_command_the_help_is_shown(capsys):
     ("evaluate --dataset iris", f"there is no trained agent at {default_folder(RunConfig('iris'))}/agent.safetensors; run"),
     ("data show nowhere.csv", "nowhere.csv does not exist"),
     ("run --template nowhere.ipynb", "nowhere.ipynb does not exist"),
+    ("ecomp 0 121 --dataset iris", "the number of runs must be at least 1, got 0"),
+    ("ecomp 1 a/b --dataset iris", "the name of an experiment becomes part of file names: letters, digits and _ . + - only, got 'a/b'"),
+    ("ecomp 1 all --loss-weights 1 2 1", "the experiments of `all` have their own weights; leave --loss-weights out"),
+    ("ecomp 1 121 --emb-layers layer_1", "emb_layers: there is no layer 'layer_1'; there are layer_1_act, layer_2_act"),
+    ("ecomp 1 121 --hidden 9 --recombination-layers layer_2_linear", "recombination_layers: there is no layer 'layer_2_linear'; there are "
+     "layer_1_linear, output"),
+    ("ecomp 1 121 --parent nowhere.safetensors", "nowhere.json does not exist"),
+    ("ecomp 1 121 --dataset irs", "unknown data set 'irs'; did you mean 'iris'"),
+    ("ecomp 1 121 --dataset iris --workers 0", "workers must be at least 1, got 0"),
     ("reinforce --dataset diabetes", "unknown flag '--dataset'; did you mean '--dataset_name'?"),
 ])
 def test_what_cannot_be_done_is_status_1_in_one_line(capsys, tmp_path, monkeypatch, line, message):
@@ -246,3 +269,77 @@ def test_run_without_papermill_says_what_to_install(capsys, tmp_path, monkeypatc
     status, _, err = said(capsys, f"run --template {file} --output-dir {tmp_path/'run'}")
     assert (status, err) == (1, "neon: error: `neon run` needs papermill; pip install 'neon-compression[notebooks]'\n")
     assert not (tmp_path/"run").exists()
+
+
+# EComp
+
+SMALL = "--dataset digits --hidden 24 16 --parent-epochs 15 --pop-size 8 --generations 4 --workers 1"
+
+
+@pytest.fixture(scope="module")
+def bred(tmp_path_factory):
+    "Two runs of one weighting, and what the command printed."
+    folder = tmp_path_factory.mktemp("ecomp")
+    return folder, process("ecomp", 2, "121", *SMALL.split(), cwd=folder)
+
+
+def test_ecomp(bred):
+    folder, done = bred
+    run = folder/"runs"/"ecomp_digits_paper_24-16_seed0"
+    assert done.returncode == 0, done.stderr
+    assert "generations, seed 0: 100%" in done.stderr and "generations, seed 1: 100%" in done.stderr and "similarity=" in done.stderr
+    header, row, last = [line for line in done.stdout.splitlines() if line]
+    assert header.split()[:2] == ["experiment", "weights"] and row.split()[:3] == ["121", "121", "2"]
+    assert last == "Means and standard deviations over runs; test rows. All results are in runs/ecomp_digits_paper_24-16_seed0"
+    winners = read_winners(run)
+    assert list(winners.run) == [1, 2] and f"{100*winners.test_accuracy.mean():.2f}%" in row
+    assert f"{100*winners.parent_test_accuracy[0]:.2f}%" in row
+    assert {read_original(path)[1]["run"] for path in (run/"results").iterdir()} == {1, 2}
+
+
+def test_ecomp_goes_on_and_takes_more_experiments(bred, capsys, monkeypatch):
+    folder, _ = bred
+    monkeypatch.chdir(folder)
+    run = folder/"runs"/"ecomp_digits_paper_24-16_seed0"
+    before, seconds = read_records(run), read_winners(run).seconds.tolist()
+    for line in (f"ecomp 3 121 --output-dir {run} --workers 1", f"ecomp 1 mine --loss-weights 1 0.5 1 --output-dir {run} --workers 1",
+                 f"ecomp 1 mine --output-dir {run} --workers 1", f"ecomp 1 all --output-dir {run} --workers 1"):
+        status, out, err = said(capsys, line)
+        assert status == 0, err
+    assert out.count("%") == 2*7 and "mine" not in out
+    winners, records = read_winners(run), read_records(run)
+    assert dict(winners.groupby("experiment").size()) == {"001": 1, "020": 1, "021": 1, "100": 1, "101": 1, "120": 1, "121": 3, "mine": 1}
+    assert winners[winners.experiment == "mine"].weights.item() == "1/0.5/1"
+    assert winners[winners.experiment == "121"].seconds.tolist()[:2] == seconds, "finished runs were repeated"
+    pd.testing.assert_frame_equal(records[(records.experiment == "121") & (records.run < 3)].reset_index(drop=True), before)
+    status, _, err = said(capsys, f"ecomp 1 mine --loss-weights 1 1 1 --output-dir {run}")
+    assert status == 1 and f"the experiment mine in {run} has weights 1/0.5/1, not 111; choose another name or folder" in err
+    status, _, err = said(capsys, f"ecomp 1 121 --pop-size 9 --output-dir {run}")
+    assert status == 1 and err.endswith("holds runs with other settings (pop_size); choose another folder or remove it\n")
+    status, _, err = said(capsys, f"train --output-dir {run}")
+    assert status == 1 and "holds a run of another kind" in err and err.count("\n") == 1
+
+
+def test_ecomp_with_a_given_parent(bred, capsys, tmp_path):
+    parent = bred[0]/"runs"/"ecomp_digits_paper_24-16_seed0"/"parent.safetensors"
+    options = "--dataset digits --pop-size 6 --generations 2 --workers 1 --no-save-best --no-save-results"
+    status, out, err = said(capsys, f"ecomp 1 021 {options} --parent {parent} --output-dir {tmp_path/'run'}")
+    assert status == 0, err
+    assert not (tmp_path/"run"/"weights").exists() and not (tmp_path/"run"/"results").exists()
+    assert (tmp_path/"run"/"parent.safetensors").read_bytes() == parent.read_bytes()
+    status, _, err = said(capsys, f"ecomp 1 021 --dataset iris --parent {parent} --output-dir {tmp_path/'other'} --workers 1")
+    assert status == 1 and "is a 64-24-16-10 network, but iris has 4 features and 3 classes" in err and err.count("\n") == 1
+
+
+def test_ecomp_without_network_and_data_says_what_to_do(capsys, tmp_path, monkeypatch):
+    def no_network(*args, **kwargs): raise URLError("no network in tests")
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setattr("sklearn.datasets._openml.urlopen", no_network)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("NEON_CACHE", str(tmp_path/"cache"))
+    monkeypatch.delenv("NEON_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    status, out, err = said(capsys, "ecomp 1 121")
+    assert (status, out) == (1, "") and err.startswith("neon: error: cannot fetch 'fashion_mnist'") and err.count("\n") == 1
+    assert "Without network, set NEON_DATA to a folder that holds fashion_mnist" in err
+    assert not (tmp_path/"runs").exists() and neon_data.whereabouts("fashion_mnist") == "download"

@@ -10,6 +10,7 @@ import pytest
 
 from neon.cli import find_template, template_parameters
 from neon.core import read_json
+from neon.ecomp_runs import EcompConfig, read_original, read_records, read_winners
 from neon.results import RESULT_COLUMNS, read_results, read_training
 from neon.runs import RunConfig, split_networks
 
@@ -132,3 +133,53 @@ def test_failing_notebook_is_kept_and_named(tmp_path):
     (tmp_path/"t.ipynb").write_text(json.dumps(notebook))
     killed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert killed.returncode == 1 and "neon: error: the notebook's process ended suddenly" in killed.stderr.splitlines()[-1]
+
+
+# The template of EComp
+
+ECOMP = {"dataset": "digits", "hidden": [24, 16], "parent_epochs": 15, "weightings": ["021", "121"], "n_runs": 2, "pop_size": 8,
+         "generations": 4, "workers": 1}
+
+
+def execute_ecomp(folder: Path, output: str, **parameters) -> dict:
+    "The template, as papermill executes it from `folder`."
+    executed = papermill.execute_notebook(str(find_template("ecomp")), str(folder/"executed.ipynb"), {**ECOMP, **parameters,
+                                          "output_dir": output}, kernel_name="python3", progress_bar=False, cwd=str(folder))
+    return {"".join(cell["source"]): cell for cell in executed["cells"]}
+
+
+@pytest.fixture(scope="module")
+def bred(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("ecomp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(find_template().parents[2]), os.environ.get("PYTHONPATH", "")]))
+        return folder/"run", execute_ecomp(folder, "run")
+
+
+def test_parameters_of_ecomp_are_those_of_the_settings():
+    seen = papermill.inspect_notebook(str(find_template("ecomp")))
+    assert list(seen) == list(template_parameters(find_template("ecomp")))
+    assert {*EcompConfig().to_dict(), "weightings", "n_runs", "parent", "output_dir", "workers"} - {"loss_weights"} == set(seen)
+    assert all(line["help"] for line in seen.values()), "every parameter has a comment"
+
+
+def test_ecomp_leaves_everything(bred):
+    folder, cells = bred
+    assert list(read_winners(folder).experiment) == ["021", "021", "121", "121"]
+    assert len(read_records(folder)) == 4*5 and len(list((folder/"weights").glob("*.safetensors"))) == 4
+    assert sorted(read_original(path)[1]["experiment"] for path in (folder/"results").iterdir()) == ["021", "021", "121", "121"]
+    result = read_json(folder/"result.json")
+    assert result["versions"]["torch"] and result["config"]["hidden"] == [24, 16] and len(result["summary"]) == len(result["control"]) == 2
+    (shown,) = [cell for source, cell in cells.items() if source.startswith("print(weightings_table")]
+    assert "021" in shown["outputs"][0]["text"] and shown["metadata"]["tags"] == ["show"]
+    assert not any(output["output_type"] == "error" for cell in cells.values() for output in cell.get("outputs", ()))
+
+
+def test_ecomp_again_reuses_the_work(bred, monkeypatch):
+    folder, _ = bred
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(find_template().parents[2]), os.environ.get("PYTHONPATH", "")]))
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "result.json"}
+    execute_ecomp(folder.parent, "run", weightings=["121"])
+    assert {p: p.read_bytes() for p in before} == before, "something was done again"
+    with pytest.raises(papermill.PapermillExecutionError, match="holds runs with other settings"):
+        execute_ecomp(folder.parent, "run", seed=1)
