@@ -7,7 +7,7 @@ __all__ = ['TASKS', 'Source', 'Individual', 'Parent', 'SharedProducts', 'keep_un
            'kept_width', 'Task', 'Scores', 'score_population', 'fitness', 'selection_probabilities', 'select',
            'recombine_blocks', 'draw_cutoffs', 'mutate_weights', 'published_children']
 
-# %% ../nbs/12_ecomp.ipynb #5aee342b
+# %% ../nbs/12_ecomp.ipynb #f602e3f1
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from .networks import Architecture, DenseNetwork, DenseRow
 from .similarity import SimilarityLoss
 from .surgery import fold_norms, l1_importance, most_important
 
-# %% ../nbs/12_ecomp.ipynb #28725dc8
+# %% ../nbs/12_ecomp.ipynb #3391cc15
 @dataclass(frozen=True, eq=False)
 class Source:
     "A matrix that individuals share: from a column on, the weights of their first rows are some of its rows."
@@ -101,7 +101,7 @@ def _activate(activation: nn.Module, z: Tensor) -> Tensor:
     "The activation of z, which is lost."
     return torch.relu_(z) if isinstance(activation, nn.ReLU) else activation(z)
 
-# %% ../nbs/12_ecomp.ipynb #abf02f9f
+# %% ../nbs/12_ecomp.ipynb #85f26154
 class SharedProducts:
     "First rows of a population: what individuals have from one matrix is multiplied by the inputs once."
 
@@ -127,7 +127,7 @@ class SharedProducts:
         c, z = self.columns[id(source.matrix)], tail[source.rows].add_(b[:, None]).T
         return (torch.addmm(z, self.x[:, :c], W[:, :c].T) if c else z).contiguous()
 
-# %% ../nbs/12_ecomp.ipynb #453c475d
+# %% ../nbs/12_ecomp.ipynb #a2449cc8
 def keep_units(
     individual: Individual,
     units: Sequence[Tensor], # Per hidden row, indices of the units that stay
@@ -154,7 +154,7 @@ def l1_population(
     return [keep_units(parent.individual, [most_important(norm, max(1, len(norm) - int(rate*len(norm)))) for norm in norms])
             for rate in rates]
 
-# %% ../nbs/12_ecomp.ipynb #64347e9f
+# %% ../nbs/12_ecomp.ipynb #ceaed504
 def uniform_share(
     architecture: Architecture, # Without norms
     n_params: float,            # Parameters to compare with, at least those of the output biases
@@ -170,13 +170,16 @@ def uniform_share(
 def kept_width(
     parent: Parent,
     individual: Individual,
+    count_units: bool = True, # Compare hidden units, too? Otherwise parameters only
 ) -> float: # In (0, 1] for whatever is not larger than the parent
     "Size of an individual: the share of width at which the parent, cut evenly, has as many parameters and hidden units."
+    by_parameters = uniform_share(parent.reference, individual.n_params)
+    if not count_units: return by_parameters
     hidden = sum(individual.hidden_widths[r] for r in parent.compared)
     whole = sum(row.width for row in parent.reference.rows[:-1] if row.activation != "identity")
-    return max(hidden/whole if whole else 0.0, uniform_share(parent.reference, individual.n_params))
+    return max(hidden/whole if whole else 0.0, by_parameters)
 
-# %% ../nbs/12_ecomp.ipynb #5e08fd6b
+# %% ../nbs/12_ecomp.ipynb #32294219
 @dataclass(frozen=True)
 class Task:
     "What outputs are compared with targets by; all functions take (n, outputs) and the targets."
@@ -198,7 +201,7 @@ TASKS = {
     "regression": Task("regression", _r2, lambda output, y: F.mse_loss(output, y).item(), lambda output, y: y - output),
 }
 
-# %% ../nbs/12_ecomp.ipynb #849bea0e
+# %% ../nbs/12_ecomp.ipynb #a6fa14d3
 @dataclass(frozen=True, eq=False)
 class Scores:
     "What is known of the members of a population, in their order."
@@ -226,6 +229,7 @@ def score_population(
     rows: int | None = None,               # The similarity takes the first so many of x; None: all
     task: Task = TASKS["classification"],
     first: Tensor | None = None,           # As for `Parent.run`
+    count_units: bool = True,              # As for `kept_width`
 ) -> Scores:
     "Judge every individual on the same rows."
     unique = list({id(i): i for i in population}.values())
@@ -233,8 +237,8 @@ def score_population(
     numbers, embeddings, products = [], [], SharedProducts(unique, x) if first is None else None
     for individual in unique:
         outputs = parent.run(individual, x, first, products)
-        numbers.append((task.quality(outputs[-1], y), task.loss(outputs[-1], y), kept_width(parent, individual)))
-        if similarity: embeddings.append([outputs[r][:rows] for r in compared])
+        numbers.append((task.quality(outputs[-1], y), task.loss(outputs[-1], y), kept_width(parent, individual, count_units)))
+        if similarity: embeddings.append([outputs[r] if rows is None else outputs[r][:rows].clone() for r in compared])
     losses = similarity.population(list(zip(*embeddings, strict=True))).numpy() if similarity else np.zeros(len(unique))
     place = {id(i): b for b, i in enumerate(unique)}
     order = [place[id(i)] for i in population]
@@ -249,7 +253,7 @@ def fitness(
     "The published fitness."
     return weights[0]*scores.accuracy - weights[1]*scores.similarity + weights[2]*(1 - scores.size)
 
-# %% ../nbs/12_ecomp.ipynb #de210606
+# %% ../nbs/12_ecomp.ipynb #111d0f6f
 def selection_probabilities(
     fitness: np.ndarray, # (B,) finite
 ) -> np.ndarray:         # (B,) sums to 1
@@ -268,7 +272,7 @@ def select(
     "A mating pool, drawn in proportion to e to the fitness, with replacement."
     return [population[i] for i in rng.choice(len(population), n, p=selection_probabilities(fitness))]
 
-# %% ../nbs/12_ecomp.ipynb #929d1f70
+# %% ../nbs/12_ecomp.ipynb #118de9fc
 def recombine_blocks(
     a: Individual,
     b: Individual,
@@ -294,7 +298,7 @@ def draw_cutoffs(
     sides = [min(*V.shape, *W.shape) for V, W in zip(a.weights, b.weights, strict=True)]
     return [int(rng.integers(1, side + 1)) if rows is None or r in rows else 0 for r, side in enumerate(sides)]
 
-# %% ../nbs/12_ecomp.ipynb #c293f57e
+# %% ../nbs/12_ecomp.ipynb #e7adc3cb
 def mutate_weights(
     individual: Individual,
     rng: np.random.Generator,
@@ -306,7 +310,7 @@ def mutate_weights(
     weights = tuple(W*f for W, f in zip(individual.weights, factors, strict=True))
     return replace(individual, weights=weights, source=Source(weights[0], torch.arange(len(weights[0])), 0))
 
-# %% ../nbs/12_ecomp.ipynb #3eef21c1
+# %% ../nbs/12_ecomp.ipynb #1a847b25
 def published_children(
     population: Sequence[Individual],
     fitness: np.ndarray,           # (B,)

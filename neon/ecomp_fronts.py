@@ -6,7 +6,7 @@
 __all__ = ['SIZES', 'COLUMNS', 'EPOCH_RECIPES', 'dense_parent', 'even_widths', 'cut_evenly', 'front_row', 'plain_rows',
            'evolution_rows', 'one_epoch_rows', 'ablations', 'FrontsConfig', 'run_study']
 
-# %% ../nbs/13c_ecomp_fronts.ipynb #fff771ee
+# %% ../nbs/13c_ecomp_fronts.ipynb #ae98d06c
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ from .networks import Architecture, DenseNetwork, Row, build_network, load_netwo
 from .surgery import elimination_importance, l1_importance, most_important, refit_units, slice_units, spread_importance
 from .training import Prefix, evaluate, train_stack
 
-# %% ../nbs/13c_ecomp_fronts.ipynb #17f040e7
+# %% ../nbs/13c_ecomp_fronts.ipynb #70857be9
 SIZES = (0.86, 0.75, 0.59, 0.5, 0.4, 0.3, 0.25, 0.21, 0.125) # Kept widths; those of the published tables and two more
 
 
@@ -62,7 +62,7 @@ def even_widths(hidden: Sequence[int], size: float) -> list[int]:
     "Hidden widths cut evenly to a share, at least one unit each."
     return [max(1, round(size*w)) for w in hidden]
 
-# %% ../nbs/13c_ecomp_fronts.ipynb #019b1d73
+# %% ../nbs/13c_ecomp_fronts.ipynb #decbc212
 @torch.no_grad()
 def cut_evenly(
     network: DenseNetwork,
@@ -82,7 +82,7 @@ def cut_evenly(
         cut = refit_units(cut, r, most_important(importance, keep), H, H_validation, rows_per_unit=len(H))
     return cut
 
-# %% ../nbs/13c_ecomp_fronts.ipynb #016604c8
+# %% ../nbs/13c_ecomp_fronts.ipynb #eec33ded
 COLUMNS = ["dataset", "seed", "method", "size", "kept_width", "n_params", "hidden_widths", "trained_epochs", "validation_accuracy",
            "test_accuracy", "seconds"]
 
@@ -149,7 +149,7 @@ def evolution_rows(
                               kept=float(search.archive_scores.size[i])))
     return rows, search
 
-# %% ../nbs/13c_ecomp_fronts.ipynb #bbff0ef7
+# %% ../nbs/13c_ecomp_fronts.ipynb #b8d6c7bb
 EPOCH_RECIPES = tuple(TrainingConfig(1, batch_size, learning_rate, patience=None, average=0.5)
                       for batch_size in (32, 100) for learning_rate in (1e-3, 2e-3)) # One epoch each
 
@@ -174,7 +174,7 @@ def one_epoch_rows(
         rows.append(front_row(data, parent, after, seed, method, size, time.perf_counter() - begin, trained_epochs=recipe.epochs))
     return rows
 
-# %% ../nbs/13c_ecomp_fronts.ipynb #70fd14ab
+# %% ../nbs/13c_ecomp_fronts.ipynb #c0bc1b8d
 def ablations(
     base: EvolutionConfig = PRESETS["neon"],
 ) -> dict[str, EvolutionConfig]: # By name; the first is the base itself
@@ -196,7 +196,7 @@ def ablations(
         "random": base.replace(population=judged, generations=0),
     }
 
-# %% ../nbs/13c_ecomp_fronts.ipynb #0b00addf
+# %% ../nbs/13c_ecomp_fronts.ipynb #ed120278
 @dataclass(frozen=True)
 class FrontsConfig(Config):
     "A study of one table; every field is a parameter of the papermill template."
@@ -230,7 +230,7 @@ class FrontsConfig(Config):
 
     def tasks(self) -> list[tuple[int, str]]:
         "Seeds and what is done with them, the long ones first."
-        names = ["search", *(list(ablations())[1:] if self.ablate else []), "plain"]
+        names = ["search", "parameters", *(list(ablations())[1:] if self.ablate else []), "plain"]
         return [(seed, name) for name in names for seed in range(self.seeds)]
 
 
@@ -256,9 +256,11 @@ def _study_task(context: tuple, task: tuple[int, str]) -> tuple[int, str]:
     seed, name = task
     data, parent = _study_data(context, seed)
     if name == "plain": rows = list(plain_rows(data, parent, seed, training=config.training()))
-    elif name == "search":
-        rows, search = evolution_rows(data, parent, seed, config.evolution())
-        rows += one_epoch_rows(data, parent, _tenfold(data, parent, search, config, seed), seed)
+    elif name in ("search", "parameters"):
+        evolution = config.evolution().replace(size="width" if name == "search" else "parameters")
+        method = "evolution" if name == "search" else "evolution, parameters"
+        rows, search = evolution_rows(data, parent, seed, evolution, method)
+        rows += one_epoch_rows(data, parent, _tenfold(data, parent, search, config, seed, method), seed)
     else: rows, _ = evolution_rows(data, parent, seed, ablations(config.evolution())[name], name)
     write_csv(_task_file(folder, task), pd.DataFrame(rows, columns=COLUMNS))
     return task
@@ -268,18 +270,21 @@ def _task_file(folder: Path, task: tuple[int, str]) -> Path:
     return folder/"rows"/f"{task[1].replace(' ', '_').replace(',', '')}_seed_{task[0]}.csv"
 
 
-def _tenfold(data: PreparedData, parent: DenseNetwork, search: Evolution, config: FrontsConfig,
-             seed: int) -> list[tuple[str, float, DenseNetwork]]:
-    "Networks with so many times fewer parameters than the parent, by every method."
+def _tenfold(data: PreparedData, parent: DenseNetwork, search: Evolution, config: FrontsConfig, seed: int,
+             method: str) -> list[tuple[str, float, DenseNetwork]]:
+    "Networks with so many times fewer parameters than the parent, the search's and, beside the first of two, those of other methods."
     most = parent.architecture.n_params/config.factor
     fitting = [i for i, individual in enumerate(search.archive) if individual.n_params <= most]
     even = max(s for s in np.arange(1, 1001)/1000 if _even_params(parent.architecture, s) <= most)
-    networks = [(method, even, cut_evenly(parent, even, method, data.X_train[:10_000], data.X_validation))
-                for method in ("L1", "least squares", "elimination")]
-    networks.append(("scratch", even, dense_parent(data, even_widths(parent.architecture.hidden_widths, even), config.training(), seed)))
+    networks = []
     if fitting:
         best = min(fitting, key=lambda i: search.archive_scores.loss[i])
-        networks.append(("evolution", even, search.parent.to_network(search.archive[best])))
+        networks.append((method, even, search.parent.to_network(search.archive[best])))
+    if method == "evolution":
+        networks += [(plain, even, cut_evenly(parent, even, plain, data.X_train[:10_000], data.X_validation))
+                     for plain in ("L1", "least squares", "elimination")]
+        widths = even_widths(parent.architecture.hidden_widths, even)
+        networks.append(("scratch", even, dense_parent(data, widths, config.training(), seed)))
     return networks
 
 

@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'EvolutionConfig', 'get_preset', 'Ground', 'objective_values', 'mating_order', 'breed', 'Evolution',
            'record', 'save_evolution', 'load_evolution', 'evolve', 'train_finalists']
 
-# %% ../nbs/12b_evolution.ipynb #c2270983
+# %% ../nbs/12b_evolution.ipynb #57c21e4a
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ from .similarity import SimilarityLoss
 from .surgery import fold_norms
 from .training import train_networks
 
-# %% ../nbs/12b_evolution.ipynb #45711075
+# %% ../nbs/12b_evolution.ipynb #8cf8888e
 @dataclass(frozen=True)
 class EvolutionConfig(Config):
     "How a population is bred; the defaults are the published search."
@@ -68,6 +68,7 @@ class EvolutionConfig(Config):
     weights: tuple[float, float, float] = (0.0, 2.0, 1.0) # Of accuracy, similarity and compression in the fitness
     perplexity: float = 30.0         # Of the similarity loss; at most a third of fixed judge rows
     child: str = "gaussian"          # Its distribution of the child: "gaussian" or "student"
+    size: str = "width"              # What is to be small: "width" (parameters and hidden units) or "parameters" alone
     compared_rows: tuple[int, ...] | None = None # Hidden rows whose similarity counts; None: all
     mixed_rows: tuple[int, ...] | None = None    # Rows that block recombination mixes; None: all
     initial: str = "l1"              # First population: "l1" (published) or "ordered" (backward elimination, many shapes)
@@ -91,7 +92,7 @@ class EvolutionConfig(Config):
         require(self.judge_rows is None or self.judge_rows >= 1, f"judge_rows must be None or at least 1, got {self.judge_rows}")
         require(len(self.weights) == 3 and all(np.isfinite(self.weights)), f"weights are three numbers, got {self.weights}")
         for name, allowed in [("initial", ("l1", "ordered")), ("selection", ("softmax", "pareto")), ("child", ("gaussian", "student")),
-                              ("recombination", ("blocks", "aligned", "none"))]:
+                              ("recombination", ("blocks", "aligned", "none")), ("size", ("width", "parameters"))]:
             require(getattr(self, name) in allowed, f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         require(set(self.objectives) <= {"accuracy", "loss", "size", "similarity"} and len(self.objectives) > 0,
                 f"objectives are some of accuracy, loss, size and similarity, got {self.objectives}")
@@ -124,7 +125,7 @@ def get_preset(
     require(name in PRESETS, f"unknown preset {name!r}; there are {sorted(PRESETS)}")
     return PRESETS[name]
 
-# %% ../nbs/12b_evolution.ipynb #0840e764
+# %% ../nbs/12b_evolution.ipynb #74bfba19
 class Ground:
     "Parent, rows and tools of one search; the same for every generation."
 
@@ -190,7 +191,8 @@ class Ground:
     def score(self, population: Sequence[Individual], generation: int) -> Scores:
         "Judge a population by the rows of a generation."
         x, y, similarity = self.rows(generation)
-        return score_population(population, self.parent, x, y, similarity, self.compared, self.similarity_rows, self.task, self.first)
+        return score_population(population, self.parent, x, y, similarity, self.compared, self.similarity_rows, self.task, self.first,
+                                self.config.size == "width")
 
     def begin(self) -> list[Individual]:
         "The first population; of lightly pruned networks a few that are not repaired, since these need it least."
@@ -203,7 +205,7 @@ class Ground:
         "Repair, where repair is wanted."
         return self.teacher.repair(individual) if self.config.repair else individual
 
-# %% ../nbs/12b_evolution.ipynb #68ec67af
+# %% ../nbs/12b_evolution.ipynb #0626a1e0
 def objective_values(scores: Scores, names: Sequence[str]) -> np.ndarray: # (B, len(names)), all to be made small
     "What the pareto selection looks at."
     columns = {"accuracy": 1 - scores.accuracy, "loss": scores.loss, "size": scores.size, "similarity": scores.similarity}
@@ -257,7 +259,7 @@ def _child(population: Sequence[Individual], scores: Scores, draw: Callable[[], 
     if rng.random() < config.mutation_rate: child = mutate_weights(child, rng)
     return ground.mend(child) if child is not population[i] else child
 
-# %% ../nbs/12b_evolution.ipynb #230e0fdb
+# %% ../nbs/12b_evolution.ipynb #48c2a289
 @dataclass
 class Evolution:
     "A search under way, or its result."
@@ -312,7 +314,7 @@ def _archive(state: Evolution, population: Sequence[Individual], scores: Scores)
         least = min(least, objectives[i, 1])
     state.archive, state.archive_scores = [pool[i] for i in keep], joined.take(keep)
 
-# %% ../nbs/12b_evolution.ipynb #9dfa166c
+# %% ../nbs/12b_evolution.ipynb #cc2db08e
 def save_evolution(
     state: Evolution,
     path: str | Path,
@@ -356,7 +358,7 @@ def load_evolution(
     return Evolution([people[k] for k in header["population"]], scores(header["scores"]), header["records"],
                      [people[k] for k in header["archive"]], scores(header["archive_scores"]))
 
-# %% ../nbs/12b_evolution.ipynb #064b3282
+# %% ../nbs/12b_evolution.ipynb #73d1d11e
 @torch.no_grad()
 def evolve(
     network: DenseNetwork,      # The parent
@@ -420,7 +422,7 @@ def _mean_fitness(state: Evolution, ground: Ground) -> np.ndarray: # (B,)
     batches = len(ground.x)//ground.batches
     return np.mean([fitness(ground.score(state.population, 1 + b), ground.config.weights) for b in range(batches)], 0)
 
-# %% ../nbs/12b_evolution.ipynb #a8351d38
+# %% ../nbs/12b_evolution.ipynb #d13cd07f
 def train_finalists(
     networks: Sequence[DenseNetwork], # E.g. the parent and some of the front
     x: Tensor, y: Tensor,             # Training rows and class indices
