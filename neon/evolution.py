@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'EvolutionConfig', 'get_preset', 'Ground', 'objective_values', 'mating_order', 'breed', 'Evolution',
            'record', 'save_evolution', 'load_evolution', 'evolve', 'train_finalists']
 
-# %% ../nbs/12b_evolution.ipynb #57c21e4a
+# %% ../nbs/12b_evolution.ipynb #d3042e39
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ from .similarity import SimilarityLoss
 from .surgery import fold_norms
 from .training import train_networks
 
-# %% ../nbs/12b_evolution.ipynb #8cf8888e
+# %% ../nbs/12b_evolution.ipynb #3db6d249
 @dataclass(frozen=True)
 class EvolutionConfig(Config):
     "How a population is bred; the defaults are the published search."
@@ -125,7 +125,7 @@ def get_preset(
     require(name in PRESETS, f"unknown preset {name!r}; there are {sorted(PRESETS)}")
     return PRESETS[name]
 
-# %% ../nbs/12b_evolution.ipynb #74bfba19
+# %% ../nbs/12b_evolution.ipynb #dc1726b4
 class Ground:
     "Parent, rows and tools of one search; the same for every generation."
 
@@ -205,7 +205,7 @@ class Ground:
         "Repair, where repair is wanted."
         return self.teacher.repair(individual) if self.config.repair else individual
 
-# %% ../nbs/12b_evolution.ipynb #0626a1e0
+# %% ../nbs/12b_evolution.ipynb #66ef22bd
 def objective_values(scores: Scores, names: Sequence[str]) -> np.ndarray: # (B, len(names)), all to be made small
     "What the pareto selection looks at."
     columns = {"accuracy": 1 - scores.accuracy, "loss": scores.loss, "size": scores.size, "similarity": scores.similarity}
@@ -259,7 +259,7 @@ def _child(population: Sequence[Individual], scores: Scores, draw: Callable[[], 
     if rng.random() < config.mutation_rate: child = mutate_weights(child, rng)
     return ground.mend(child) if child is not population[i] else child
 
-# %% ../nbs/12b_evolution.ipynb #48c2a289
+# %% ../nbs/12b_evolution.ipynb #fef78b4e
 @dataclass
 class Evolution:
     "A search under way, or its result."
@@ -314,7 +314,7 @@ def _archive(state: Evolution, population: Sequence[Individual], scores: Scores)
         least = min(least, objectives[i, 1])
     state.archive, state.archive_scores = [pool[i] for i in keep], joined.take(keep)
 
-# %% ../nbs/12b_evolution.ipynb #cc2db08e
+# %% ../nbs/12b_evolution.ipynb #4f532e78
 def save_evolution(
     state: Evolution,
     path: str | Path,
@@ -358,7 +358,7 @@ def load_evolution(
     return Evolution([people[k] for k in header["population"]], scores(header["scores"]), header["records"],
                      [people[k] for k in header["archive"]], scores(header["archive_scores"]))
 
-# %% ../nbs/12b_evolution.ipynb #73d1d11e
+# %% ../nbs/12b_evolution.ipynb #398b6bb5
 @torch.no_grad()
 def evolve(
     network: DenseNetwork,      # The parent
@@ -422,7 +422,7 @@ def _mean_fitness(state: Evolution, ground: Ground) -> np.ndarray: # (B,)
     batches = len(ground.x)//ground.batches
     return np.mean([fitness(ground.score(state.population, 1 + b), ground.config.weights) for b in range(batches)], 0)
 
-# %% ../nbs/12b_evolution.ipynb #d13cd07f
+# %% ../nbs/12b_evolution.ipynb #d03dace7
 def train_finalists(
     networks: Sequence[DenseNetwork], # E.g. the parent and some of the front
     x: Tensor, y: Tensor,             # Training rows and class indices

@@ -7,7 +7,7 @@ __all__ = ['Importance', 'IMPORTANCES', 'RIDGES', 'keep_width', 'l1_importance',
            'taylor_importance', 'get_importance', 'most_important', 'replace_layer', 'slice_units', 'ridge_refit',
            'refit_units', 'elimination_order', 'elimination_importance', 'fold_norms', 'insert_linear_row']
 
-# %% ../nbs/04_surgery.ipynb #bf521868
+# %% ../nbs/04_surgery.ipynb #8b01a13e
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .core import NeonError, require, torch_generator
 from .networks import DenseNetwork, DenseRow, Row, initialise_linear
 
-# %% ../nbs/04_surgery.ipynb #57a6f33d
+# %% ../nbs/04_surgery.ipynb #0835cf37
 def keep_width(
     width: int,        # Units now
     keep_ratio: float, # Share to keep, in (0, 1]
@@ -28,7 +28,7 @@ def keep_width(
     require(0 < keep_ratio <= 1, f"a keep ratio lies in (0, 1], got {keep_ratio}")
     return max(1, math.ceil(keep_ratio*width - 1e-9))
 
-# %% ../nbs/04_surgery.ipynb #7c9aa49e
+# %% ../nbs/04_surgery.ipynb #3ecb857c
 Importance = Callable[[DenseNetwork, int, Tensor, Tensor], Tensor]
 
 
@@ -63,12 +63,12 @@ def taylor_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor) -> 
         gradient, = torch.autograd.grad(F.cross_entropy(output, y, reduction="sum"), H)
     return (H.detach()*gradient).abs().mean(0)
 
-# %% ../nbs/04_surgery.ipynb #f8251058
+# %% ../nbs/04_surgery.ipynb #39378072
 IMPORTANCES: dict[str, Importance] = {"l1": l1_importance, "l2": l2_importance, "spread": spread_importance, "taylor": taylor_importance}
 
 
 def get_importance(
-    name: str | Importance, # "l1", "l2", "spread", "taylor", "elimination", or a function of your own
+    name: str | Importance, # "l1", "l2", "spread", "taylor", or a function of your own
 ) -> Importance:
     "The importance called `name`."
     if callable(name): return name
@@ -84,7 +84,7 @@ def most_important(
     order = torch.argsort(importance, descending=True, stable=True)
     return order[:n].sort().values
 
-# %% ../nbs/04_surgery.ipynb #a2c9c134
+# %% ../nbs/04_surgery.ipynb #f4df9621
 def _check_cut(network: DenseNetwork, row: int, width: int) -> None:
     "Refuse a cut that cannot be made."
     require(0 <= row < network.architecture.depth,
@@ -113,7 +113,7 @@ def _with_rows(network: DenseNetwork, row: int, here: DenseRow, there: DenseRow)
     rows = [*network.rows[:row], here, there, *network.rows[row + 2:]]
     return DenseNetwork(network.architecture.with_width(row, here.linear.out_features), rows).eval()
 
-# %% ../nbs/04_surgery.ipynb #0057843c
+# %% ../nbs/04_surgery.ipynb #4373b3b1
 def replace_layer(
     network: DenseNetwork,
     row: int,             # Index of a hidden row
@@ -140,7 +140,7 @@ def _shapes_after(network: DenseNetwork, row: int, width: int) -> list[tuple[int
     widths[row + 1] = width
     return [(widths[row + 1], widths[row]), (widths[row + 2], width)]
 
-# %% ../nbs/04_surgery.ipynb #043e828a
+# %% ../nbs/04_surgery.ipynb #cadaf5d0
 def slice_units(
     network: DenseNetwork,
     row: int,                     # Index of a hidden row
@@ -163,7 +163,7 @@ def _keep_units(network: DenseNetwork, row: int, units: Tensor, weight: Tensor, 
         _copy_norms(old, new, which)
     return _with_rows(network, row, fewer, after)
 
-# %% ../nbs/04_surgery.ipynb #9390fa3f
+# %% ../nbs/04_surgery.ipynb #d5688501
 RIDGES = (1e-5, 1e-3, 1e-1)  # Candidates for lambda, as multiples of the mean diagonal of H'H
 
 
@@ -203,13 +203,13 @@ def ridge_refit(
     V = back(torch.cholesky_solve(right.to(solve_in), best[1].to(solve_in))).T
     return V, W @ mean - V @ mean[units]
 
-# %% ../nbs/04_surgery.ipynb #80eca112
+# %% ../nbs/04_surgery.ipynb #5931d49b
 def _mixtures(outputs: int, like: Tensor, n: int = 16) -> Tensor:
     "(outputs, at most n): all outputs, or n random mixtures of them, always the same."
     if outputs <= n: return torch.eye(outputs, dtype=like.dtype, device=like.device)
     return torch.randn(outputs, n, generator=torch_generator(0, "mixtures")).to(like)
 
-# %% ../nbs/04_surgery.ipynb #c95eee95
+# %% ../nbs/04_surgery.ipynb #93a282f4
 @torch.no_grad()
 def refit_units(
     network: DenseNetwork,    # In evaluation mode
@@ -227,7 +227,7 @@ def refit_units(
     V, change = ridge_refit(there.before(H), units, there.linear.weight, there.before(H_validation), centre=bias is not None)
     return _keep_units(network, row, units, V, None if bias is None else bias + change)
 
-# %% ../nbs/04_surgery.ipynb #8070c0ba
+# %% ../nbs/04_surgery.ipynb #1e1f9eb9
 @torch.no_grad()
 def elimination_order(
     H: Tensor,           # (n, width) what the next linear layer receives on training rows
@@ -249,17 +249,14 @@ def elimination_order(
         order.append(unit)
     return torch.stack(order[::-1])
 
-# %% ../nbs/04_surgery.ipynb #43593775
+# %% ../nbs/04_surgery.ipynb #0b2bb9d4
 def elimination_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor | None = None) -> Tensor:
     "How late a unit goes in backward elimination: 0 for the first, width - 1 for the last."
     there = network.rows[row + 1]
     order = elimination_order(there.before(H), there.linear.weight)
-    return torch.empty(len(order), device=H.device).scatter_(0, order, torch.arange(len(order) - 1, -1, -1., device=H.device))
+    return torch.empty(len(order)).to(H).scatter_(0, order, torch.arange(len(order) - 1, -1, -1.).to(H))
 
-
-IMPORTANCES["elimination"] = elimination_importance
-
-# %% ../nbs/04_surgery.ipynb #7e0b7e4f
+# %% ../nbs/04_surgery.ipynb #c8da6237
 def _affine(norms: nn.Sequential, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
     "Scale and shift (width,) of norms in evaluation mode."
     scale, shift = torch.ones(width).to(like), torch.zeros(width).to(like)
@@ -286,7 +283,7 @@ def fold_norms(
         rows.append(DenseRow(facts[-1], n_in, linear))
     return DenseNetwork(replace(network.architecture, rows=tuple(facts)), rows).eval()
 
-# %% ../nbs/04_surgery.ipynb #9e8e5c36
+# %% ../nbs/04_surgery.ipynb #05834efe
 @torch.no_grad()
 def insert_linear_row(
     network: DenseNetwork, # Without norms in `row`; see `fold_norms`
