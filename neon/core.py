@@ -230,7 +230,7 @@ def run_metadata(
 ) -> dict:   # Plain values, ready for JSON
     "What is needed to repeat a result: versions, commit, platform, and whatever is passed."
     packages = ["torch", "numpy", "scipy", "pandas", "scikit-learn", "gymnasium", "safetensors"]
-    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    commit, status = _git("rev-parse", "HEAD"), _git("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     return {"versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}},
             "platform": f"{sys.platform}-{platform.machine()}", "commit": commit, "dirty": bool(status), **extra}
 
