@@ -1,1 +1,7 @@
 __version__ = "0.1.0"
+
+
+def load_agent(name="generic"):
+    "The agent that comes with the package, or one from a file; see `neon.generic.load_generic`."
+    from .generic import load_generic
+    return load_generic(name)

@@ -132,6 +132,7 @@ def activation_map(
     check_limits(network.architecture)
     activations = _empty_map()
     with _observing(network):
+        probe = network.read(probe)
         for i, row in enumerate(network.rows[:-1]):
             probe = row(probe)
             _set_row(activations, i, unit_statistics(probe, f"activations of row {i}"))
@@ -187,7 +188,7 @@ class FeatureExtractor:
         with _observing(network):
             for i in range(first_changed_row, last + 1):
                 _set_row(self._weights, i, unit_statistics(network.rows[i].linear.weight.T, f"weights of row {i}"))
-            x = self.probe if first_changed_row == 0 else self._outputs[first_changed_row - 1]
+            x = network.read(self.probe) if first_changed_row == 0 else self._outputs[first_changed_row - 1]
             for i in range(first_changed_row, self.n_rows - 1):
                 x = self._outputs[i] = network.rows[i](x)
                 _set_row(self._activations, i, unit_statistics(x, f"activations of row {i}"))

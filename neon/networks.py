@@ -54,8 +54,9 @@ class Row(Config):
 @dataclass(frozen=True)
 class Architecture(Config):
     "A dense network in full, without its weights: input width and rows."
-    n_inputs: int
+    n_inputs: int                           # Features the network is given
     rows: tuple[Row, ...] = field(default=())
+    inputs: tuple[int, ...] | None = None   # Of those, the ones the first row reads, in rising order; None: all
 
     def __post_init__(self):
         require(self.n_inputs >= 1, f"a network needs at least one input, got {self.n_inputs}")
@@ -63,11 +64,15 @@ class Architecture(Config):
         rows = tuple(Row.from_dict(row) if isinstance(row, dict) else row for row in self.rows)
         object.__setattr__(self, "rows", rows)
         require(all(row.activation != "softmax" for row in rows[:-1]), "softmax may only be the last activation")
+        if self.inputs is not None:
+            rising = len(self.inputs) >= 1 and list(self.inputs) == sorted({*self.inputs})
+            require(rising and 0 <= self.inputs[0] <= self.inputs[-1] < self.n_inputs,
+                    f"inputs must be rising numbers of features, 0 to {self.n_inputs - 1}, at least one; got {self.inputs}")
 
     @property
     def widths(self) -> tuple[int, ...]:
-        "Units from input to output, e.g. (8, 100, 2)."
-        return (self.n_inputs, *(row.width for row in self.rows))
+        "Units from input to output, e.g. (8, 100, 2); the first number counts the features that are read."
+        return (self.n_inputs if self.inputs is None else len(self.inputs), *(row.width for row in self.rows))
 
     @property
     def hidden_widths(self) -> tuple[int, ...]:
@@ -94,7 +99,7 @@ class Architecture(Config):
 
     def with_width(self, row: int, width: int) -> "Architecture":
         "A copy with another width in one row (0 = first hidden layer); the next row's inputs follow."
-        return Architecture(self.n_inputs, tuple(replace(r, width=width) if i == row else r for i, r in enumerate(self.rows)))
+        return replace(self, rows=tuple(replace(r, width=width) if i == row else r for i, r in enumerate(self.rows)))
 
     def __str__(self) -> str: return "-".join(map(str, self.widths))
 
@@ -134,17 +139,26 @@ class DenseNetwork(nn.Module):
         self.architecture = architecture
         fresh = (DenseRow(row, n) for row, n in zip(architecture.rows, architecture.widths, strict=False))
         self.rows = nn.ModuleList(fresh if rows is None else rows)
+        self.register_buffer("inputs", None if architecture.inputs is None else torch.tensor(architecture.inputs), persistent=False)
+
+    def read(
+        self,
+        x: Tensor, # (..., n_inputs)
+    ) -> Tensor:   # (..., widths[0])
+        "The features that the first row receives."
+        return x if self.inputs is None else x[..., self.inputs]
 
     def forward(
         self,
         x: Tensor, # (batch, n_inputs) float
     ) -> Tensor:   # (batch, n_outputs): logits, or probabilities where the last activation is softmax
+        x = self.read(x)
         for row in self.rows: x = row(x)
         return x
 
     def activations(self, x: Tensor) -> list[Tensor]:
         "The output of every row, first hidden layer to output layer."
-        outputs = []
+        x, outputs = self.read(x), []
         for row in self.rows:
             x = row(x)
             outputs.append(x)

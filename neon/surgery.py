@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['Importance', 'IMPORTANCES', 'RIDGES', 'keep_width', 'l1_importance', 'l2_importance', 'spread_importance',
            'taylor_importance', 'get_importance', 'most_important', 'replace_layer', 'slice_units', 'ridge_refit',
-           'refit_units', 'elimination_order', 'elimination_importance', 'fold_norms', 'insert_linear_row']
+           'refit_units', 'elimination_order', 'elimination_importance', 'fold_norms', 'insert_linear_row',
+           'forward_order', 'nested_fits', 'plain_linear', 'refit_widths', 'with_units', 'remove_row', 'without_row',
+           'select_inputs', 'reading']
 
-# %% ../nbs/04_surgery.ipynb #8b01a13e
+# %% ../nbs/04_surgery.ipynb #ab434e20
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from .core import NeonError, require, torch_generator
 from .networks import DenseNetwork, DenseRow, Row, initialise_linear
 
-# %% ../nbs/04_surgery.ipynb #0835cf37
+# %% ../nbs/04_surgery.ipynb #e7759cfe
 def keep_width(
     width: int,        # Units now
     keep_ratio: float, # Share to keep, in (0, 1]
@@ -28,7 +30,7 @@ def keep_width(
     require(0 < keep_ratio <= 1, f"a keep ratio lies in (0, 1], got {keep_ratio}")
     return max(1, math.ceil(keep_ratio*width - 1e-9))
 
-# %% ../nbs/04_surgery.ipynb #3ecb857c
+# %% ../nbs/04_surgery.ipynb #db49e452
 Importance = Callable[[DenseNetwork, int, Tensor, Tensor], Tensor]
 
 
@@ -63,7 +65,7 @@ def taylor_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor) -> 
         gradient, = torch.autograd.grad(F.cross_entropy(output, y, reduction="sum"), H)
     return (H.detach()*gradient).abs().mean(0)
 
-# %% ../nbs/04_surgery.ipynb #39378072
+# %% ../nbs/04_surgery.ipynb #f3b95ab7
 IMPORTANCES: dict[str, Importance] = {"l1": l1_importance, "l2": l2_importance, "spread": spread_importance, "taylor": taylor_importance}
 
 
@@ -84,7 +86,7 @@ def most_important(
     order = torch.argsort(importance, descending=True, stable=True)
     return order[:n].sort().values
 
-# %% ../nbs/04_surgery.ipynb #f4df9621
+# %% ../nbs/04_surgery.ipynb #05ee6efe
 def _check_cut(network: DenseNetwork, row: int, width: int) -> None:
     "Refuse a cut that cannot be made."
     require(0 <= row < network.architecture.depth,
@@ -113,7 +115,7 @@ def _with_rows(network: DenseNetwork, row: int, here: DenseRow, there: DenseRow)
     rows = [*network.rows[:row], here, there, *network.rows[row + 2:]]
     return DenseNetwork(network.architecture.with_width(row, here.linear.out_features), rows).eval()
 
-# %% ../nbs/04_surgery.ipynb #4373b3b1
+# %% ../nbs/04_surgery.ipynb #0123c32b
 def replace_layer(
     network: DenseNetwork,
     row: int,             # Index of a hidden row
@@ -140,7 +142,7 @@ def _shapes_after(network: DenseNetwork, row: int, width: int) -> list[tuple[int
     widths[row + 1] = width
     return [(widths[row + 1], widths[row]), (widths[row + 2], width)]
 
-# %% ../nbs/04_surgery.ipynb #cadaf5d0
+# %% ../nbs/04_surgery.ipynb #bce06166
 def slice_units(
     network: DenseNetwork,
     row: int,                     # Index of a hidden row
@@ -163,7 +165,7 @@ def _keep_units(network: DenseNetwork, row: int, units: Tensor, weight: Tensor, 
         _copy_norms(old, new, which)
     return _with_rows(network, row, fewer, after)
 
-# %% ../nbs/04_surgery.ipynb #d5688501
+# %% ../nbs/04_surgery.ipynb #a734d029
 RIDGES = (1e-5, 1e-3, 1e-1)  # Candidates for lambda, as multiples of the mean diagonal of H'H
 
 
@@ -203,13 +205,13 @@ def ridge_refit(
     V = back(torch.cholesky_solve(right.to(solve_in), best[1].to(solve_in))).T
     return V, W @ mean - V @ mean[units]
 
-# %% ../nbs/04_surgery.ipynb #5931d49b
+# %% ../nbs/04_surgery.ipynb #346dc41d
 def _mixtures(outputs: int, like: Tensor, n: int = 16) -> Tensor:
     "(outputs, at most n): all outputs, or n random mixtures of them, always the same."
     if outputs <= n: return torch.eye(outputs, dtype=like.dtype, device=like.device)
     return torch.randn(outputs, n, generator=torch_generator(0, "mixtures")).to(like)
 
-# %% ../nbs/04_surgery.ipynb #93a282f4
+# %% ../nbs/04_surgery.ipynb #73d8df1f
 @torch.no_grad()
 def refit_units(
     network: DenseNetwork,    # In evaluation mode
@@ -227,7 +229,7 @@ def refit_units(
     V, change = ridge_refit(there.before(H), units, there.linear.weight, there.before(H_validation), centre=bias is not None)
     return _keep_units(network, row, units, V, None if bias is None else bias + change)
 
-# %% ../nbs/04_surgery.ipynb #1e1f9eb9
+# %% ../nbs/04_surgery.ipynb #7fb3155f
 @torch.no_grad()
 def elimination_order(
     H: Tensor,           # (n, width) what the next linear layer receives on training rows
@@ -249,14 +251,14 @@ def elimination_order(
         order.append(unit)
     return torch.stack(order[::-1])
 
-# %% ../nbs/04_surgery.ipynb #0b2bb9d4
+# %% ../nbs/04_surgery.ipynb #481702ba
 def elimination_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor | None = None) -> Tensor:
     "How late a unit goes in backward elimination: 0 for the first, width - 1 for the last."
     there = network.rows[row + 1]
     order = elimination_order(there.before(H), there.linear.weight)
     return torch.empty(len(order)).to(H).scatter_(0, order, torch.arange(len(order) - 1, -1, -1.).to(H))
 
-# %% ../nbs/04_surgery.ipynb #c8da6237
+# %% ../nbs/04_surgery.ipynb #74cd20ce
 def _affine(norms: nn.Sequential, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
     "Scale and shift (width,) of norms in evaluation mode."
     scale, shift = torch.ones(width).to(like), torch.zeros(width).to(like)
@@ -283,7 +285,7 @@ def fold_norms(
         rows.append(DenseRow(facts[-1], n_in, linear))
     return DenseNetwork(replace(network.architecture, rows=tuple(facts)), rows).eval()
 
-# %% ../nbs/04_surgery.ipynb #05834efe
+# %% ../nbs/04_surgery.ipynb #f5494ed9
 @torch.no_grad()
 def insert_linear_row(
     network: DenseNetwork, # Without norms in `row`; see `fold_norms`
@@ -313,3 +315,125 @@ def _row_of(fact: Row, weight: Tensor, bias: Tensor) -> DenseRow:
     linear = nn.Linear(*reversed(weight.shape), device="meta")
     linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
     return DenseRow(fact, weight.shape[1], linear)
+
+# %% ../nbs/04_surgery.ipynb #0ed63602
+@torch.no_grad()
+def forward_order(
+    H: Tensor,               # (rows, width) what the next linear layer receives on training rows
+    W: Tensor,               # (outputs, width) its weights
+    n: int,                  # Units wanted, at most
+    tolerance: float = 1e-6, # A unit of which the chosen ones leave less than this share of its variance is none
+) -> Tensor:                 # (at most n, at least 1) indices, the most useful unit first
+    "Forward selection: add, again and again, the unit that most reduces the squared error of H W'."
+    require(n >= 1, f"an order has at least one unit, got {n}")
+    mean = H.mean(0)
+    gram = (H.T @ H - len(H)*torch.outer(mean, mean)).double()
+    targets = gram @ (W.T @ _mixtures(len(W), W, 64)).double()
+    left = gram.diagonal().clone()
+    least, L, order = tolerance*left + 1e-9*left.mean() + 1e-30, gram.new_zeros(len(gram), min(n, len(gram))), []
+    for k in range(L.shape[1]):
+        worth = (targets.square().sum(1)/left).masked_fill(left <= least, -1)
+        unit = int(worth.argmax())
+        if worth[unit] < 0: break
+        column = (gram[:, unit] - L[:, :k] @ L[unit, :k])/left[unit].sqrt()
+        targets -= column[:, None]*(targets[unit]/left[unit].sqrt())
+        left, L[:, k] = left - column.square(), column
+        left[unit] = 0
+        order.append(unit)
+    return torch.tensor(order or [0], device=H.device)
+
+# %% ../nbs/04_surgery.ipynb #63020d12
+@torch.no_grad()
+def nested_fits(
+    H: Tensor,              # (rows, width) what a linear layer receives on training rows
+    T: Tensor,              # (rows, outputs) what it shall compute
+    order: Tensor,          # Units, the most useful first
+    widths: Sequence[int],  # How many of them, for each fit
+    ridge: float = 1e-4,    # Relative to the mean diagonal of the centred Gram matrix
+) -> list[tuple[Tensor, Tensor]]: # Per width: weights (outputs, width) and bias (outputs,)
+    "Ridge regressions of T on the first units of an order, from one Gram matrix and one factorisation."
+    kept, mean, target = H[:, order], H[:, order].mean(0), T.mean(0)
+    kept = kept - mean
+    gram, right = (kept.T @ kept).double(), (kept.T @ (T - target)).double()
+    gram.diagonal().add_(ridge*gram.diagonal().mean() + 1e-9)
+    L, fits = torch.linalg.cholesky(gram), []
+    for w in widths:
+        V = torch.cholesky_solve(right[:w], L[:w, :w]).T.to(T)
+        fits.append((V, target - V @ mean[:w]))
+    return fits
+
+
+def plain_linear(network: DenseNetwork, row: int) -> nn.Linear:
+    "The linear layer of a row without norms."
+    fact = network.architecture.rows[row]
+    require(not fact.before and not fact.after and fact.bias, f"row {row} has norms or no bias; use fold_norms first")
+    return network.rows[row].linear
+
+
+def refit_widths(
+    network: DenseNetwork,  # Without norms; see `fold_norms`
+    row: int,               # Index of a hidden row
+    widths: Sequence[int],  # Its new widths
+    H: Tensor,              # (n, width) output of the row on training rows
+    ridge: float = 1e-4,
+) -> list[DenseNetwork]:    # One per width; narrower than asked where units are dependent
+    "Cut a hidden row to several widths in forward order, and refit the next row to each."
+    for width in widths: _check_cut(network, row, width)
+    there = [plain_linear(network, r) for r in (row, row + 1)][1]
+    order = forward_order(H, there.weight.detach(), max(widths))
+    widths = [min(w, len(order)) for w in widths]
+    fits = nested_fits(H, H @ there.weight.detach().T + there.bias.detach(), order, widths, ridge)
+    return [with_units(network, row, order[:w], *fit) for w, fit in zip(widths, fits, strict=True)]
+
+
+@torch.no_grad()
+def with_units(network: DenseNetwork, row: int, units: Tensor, weight: Tensor, bias: Tensor) -> DenseNetwork:
+    "Keep these units of a hidden row, in this order, with this linear layer after them (no norms)."
+    here, facts = network.rows[row].linear, network.architecture.rows
+    fewer = _row_of(replace(facts[row], width=len(units)), here.weight[units], here.bias[units])
+    return _with_rows(network, row, fewer, _row_of(facts[row + 1], weight, bias))
+
+# %% ../nbs/04_surgery.ipynb #65bf2ad8
+@torch.no_grad()
+def remove_row(
+    network: DenseNetwork, # Without norms, with at least one hidden row
+    row: int,              # Index of the hidden row to take out
+    X: Tensor,             # (n, inputs of the row) what it receives on training rows
+    ridge: float = 1e-3,   # Relative to the mean diagonal of the centred Gram matrix
+) -> DenseNetwork:         # One row less
+    "Take a hidden row out; the next row computes, as nearly as it can, what it did, from what the lost row received."
+    _check_cut(network, row, 1)
+    plain_linear(network, row)
+    H, there = network.rows[row](X), plain_linear(network, row + 1)
+    (V, bias), = nested_fits(X, there(H), torch.arange(X.shape[1], device=X.device), [X.shape[1]], ridge)
+    return without_row(network, row, V, bias)
+
+
+def without_row(network: DenseNetwork, row: int, weight: Tensor, bias: Tensor) -> DenseNetwork:
+    "Drop a hidden row; the next one gets this linear layer."
+    facts, after = network.architecture.rows, _row_of(network.architecture.rows[row + 1], weight, bias)
+    architecture = replace(network.architecture, rows=(*facts[:row], *facts[row + 1:]))
+    return DenseNetwork(architecture, [*network.rows[:row], after, *network.rows[row + 2:]]).eval()
+
+# %% ../nbs/04_surgery.ipynb #059385c8
+@torch.no_grad()
+def select_inputs(
+    network: DenseNetwork,           # Without norms in its first row
+    places: Tensor | Sequence[int],  # Which of the features that it reads it shall go on reading (places, not names)
+    x: Tensor,                       # (n, n_inputs) training rows
+    ridge: float = 1e-4,
+) -> DenseNetwork:
+    "Read fewer features; the first row's linear layer is solved for its old outputs."
+    places, first, x = torch.as_tensor(places, dtype=torch.long).sort().values, plain_linear(network, 0), network.read(x)
+    require(len(places) >= 1 and 0 <= int(places[0]) and int(places[-1]) < x.shape[1],
+            f"places of features lie between 0 and {x.shape[1] - 1}, at least one; got {places.tolist()}")
+    (V, bias), = nested_fits(x, first(x), places, [len(places)], ridge)
+    return reading(network, places, V, bias)
+
+
+def reading(network: DenseNetwork, places: Tensor, weight: Tensor, bias: Tensor) -> DenseNetwork:
+    "Read the features at these places only, in rising order, through this linear layer."
+    places, by = places.sort()
+    before = network.architecture.inputs or range(network.architecture.n_inputs)
+    architecture = replace(network.architecture, inputs=tuple(before[i] for i in places.tolist()))
+    return DenseNetwork(architecture, [_row_of(architecture.rows[0], weight[:, by], bias), *network.rows[1:]]).eval()

@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['OVERHEAD', 'predict', 'evaluate', 'Stack', 'TrainingResult', 'copy_network', 'train_stack', 'Prefix', 'train_rows',
-           'plan_stacks', 'train_networks']
+           'plan_stacks', 'train_networks', 'AnnealConfig', 'anneal_stack', 'anneal']
 
-# %% ../nbs/03_training.ipynb #2feecdab
+# %% ../nbs/03_training.ipynb #155855f3
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import TrainingConfig, fast_bfloat16, flush_denormals, require, torch_generator
+from .core import Config, TrainingConfig, fast_bfloat16, flush_denormals, require, torch_generator
 from .networks import DenseNetwork, DenseRow
 
-# %% ../nbs/03_training.ipynb #9ab4ac94
+# %% ../nbs/03_training.ipynb #46769f6e
 @torch.no_grad()
 def predict(
     network: DenseNetwork,
@@ -40,7 +40,7 @@ def evaluate(
     "Accuracy."
     return (predict(network, x).argmax(1) == y).sum().item()/len(y)
 
-# %% ../nbs/03_training.ipynb #48fc54c4
+# %% ../nbs/03_training.ipynb #cc167530
 def _pad(tensors: Sequence[Tensor], fill: float = 0.0) -> Tensor:
     "Stack tensors of one rank, padding each axis to the longest."
     shape = [max(t.shape[axis] for t in tensors) for axis in range(tensors[0].dim())]
@@ -102,7 +102,7 @@ class _StackedNorm(nn.Module):
                 for own, name in ((m.weight, "weight"), (m.bias, "bias"), (m.running_mean, "mean"), (m.running_var, "var")):
                     own.data.copy_(getattr(self, name)[b, :w])
 
-# %% ../nbs/03_training.ipynb #559049ed
+# %% ../nbs/03_training.ipynb #37c28d96
 class _StackedRow(nn.Module):
     "One row of B networks, padded to common widths."
 
@@ -148,7 +148,7 @@ class _StackedRow(nn.Module):
         self.before.write_back(b, row.before)
         self.after.write_back(b, row.after)
 
-# %% ../nbs/03_training.ipynb #82c5568d
+# %% ../nbs/03_training.ipynb #9e2d1d16
 class Stack(nn.Module):
     "B networks with equally many rows to run and common outputs, as padded tensors; rows before `first` are left out."
 
@@ -186,7 +186,7 @@ class Stack(nn.Module):
         for stacked, row in zip(self.rows, own, strict=True):
             if stacked.weight.requires_grad: stacked.write_back(b, row)
 
-# %% ../nbs/03_training.ipynb #7e903502
+# %% ../nbs/03_training.ipynb #62d862cf
 @dataclass
 class TrainingResult:
     "A trained network and what happened on the way."
@@ -223,7 +223,7 @@ def _is_coarse(networks: Sequence[DenseNetwork], x: Tensor, precision: str, leas
     weights = [n.architecture.macs/len(n.rows) for n in networks]
     return precision == "bfloat16" or (fast_bfloat16(x.device) and sum(weights)/len(weights) >= least)
 
-# %% ../nbs/03_training.ipynb #f68a06da
+# %% ../nbs/03_training.ipynb #19fb3a5e
 @torch.no_grad()
 def _validate(stack: Stack, x: Tensor, y: Tensor, rows: int = 8192) -> tuple[Tensor, Tensor]:
     "Mean cross-entropy and accuracy of each network, (B,) and (B,), computed in chunks of rows."
@@ -261,7 +261,7 @@ def _shrink(stack: Stack, optimiser: torch.optim.Adam, keep: list[int]) -> torch
         if state: survivor.state[new] = {k: v if k == "step" else v[index] for k, v in state.items()}
     return survivor
 
-# %% ../nbs/03_training.ipynb #aa169017
+# %% ../nbs/03_training.ipynb #ceb2d837
 class _Average:
     "A stack whose weights (and batch norm statistics) are the recent mean of those of another."
 
@@ -277,7 +277,7 @@ class _Average:
         moving = lambda s: [t for t in (*s.parameters(), *s.buffers()) if t.is_floating_point()]
         torch._foreach_lerp_(moving(self.stack), moving(stack), min(1.0, weight))
 
-# %% ../nbs/03_training.ipynb #f4933d61
+# %% ../nbs/03_training.ipynb #0e2c92f1
 def _train(
     networks: Sequence[DenseNetwork], x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor, config: TrainingConfig,
     order: torch.Generator, rngs: Sequence[torch.Generator], first: int | Sequence[int], learning: int | None, keep_start: bool,
@@ -310,7 +310,7 @@ def _train(
             if average: _select(average.stack, stay)
     return results
 
-# %% ../nbs/03_training.ipynb #413da907
+# %% ../nbs/03_training.ipynb #83c0881b
 def _record(stack: Stack, results: Sequence[TrainingResult], losses: Tensor, accuracies: Tensor, patience: int | None) -> list[int]:
     "Note this epoch's validation, keep weights that are better (or, without patience, the last), say who stays."
     stay = []
@@ -333,7 +333,7 @@ def copy_network(
     copied = range(len(network.rows))[first:None if n is None else first + n]
     return DenseNetwork(network.architecture, [copy.deepcopy(row) if r in copied else row for r, row in enumerate(network.rows)]).eval()
 
-# %% ../nbs/03_training.ipynb #537135e1
+# %% ../nbs/03_training.ipynb #f8c29505
 def train_stack(
     networks: Sequence[DenseNetwork], # With equally many rows from `first` on; not changed
     x: Tensor, y: Tensor,             # Input of row `first`, (B or 1, n, width), and class indices (n,)
@@ -355,7 +355,7 @@ def train_stack(
     return [replace(r, validation_loss=loss, validation_accuracy=accuracy)
             for r, loss, accuracy in zip(results, losses.tolist(), accuracies.tolist(), strict=True)]
 
-# %% ../nbs/03_training.ipynb #65de9f5e
+# %% ../nbs/03_training.ipynb #70895051
 class Prefix:
     "The outputs of a network's rows on fixed data, in evaluation mode, computed when asked for and kept."
 
@@ -364,7 +364,7 @@ class Prefix:
         network: DenseNetwork,
         x: Tensor, # (n, n_inputs)
     ):
-        self.network, self.outputs = network, [x]
+        self.network, self.outputs = network, [network.read(x)]
 
     @torch.no_grad()
     def input_of(
@@ -381,11 +381,11 @@ class Prefix:
         row: int,              # First row that differs
     ) -> "Prefix":             # Shares the outputs that are still good
         "The prefix of a network that was changed from `row` on."
-        twin = Prefix(network, self.outputs[0])
-        twin.outputs = self.outputs[:row + 1]
+        twin = copy.copy(self)
+        twin.network, twin.outputs = network, self.outputs[:row + 1]
         return twin
 
-# %% ../nbs/03_training.ipynb #f54851e8
+# %% ../nbs/03_training.ipynb #278a3d7b
 def train_rows(
     networks: Sequence[DenseNetwork],  # With equally many rows from `first` on
     train: Sequence[Prefix], y: Tensor,                 # Training rows: prefixes valid up to `first`, class indices (n,)
@@ -401,7 +401,7 @@ def train_rows(
     inputs = [_pad([p.input_of(f) for p, f in zip(prefixes, first, strict=True)]) for prefixes in (train, validation)]
     return train_stack(networks, inputs[0], y, inputs[1], y_validation, config, seed, names, first, learning, keep_start)
 
-# %% ../nbs/03_training.ipynb #09695d51
+# %% ../nbs/03_training.ipynb #e0eeffcc
 OVERHEAD = 60_000 # Multiply-accumulates per row that one network's calls take as long as, at minibatches of some hundred rows
 
 
@@ -426,7 +426,12 @@ def _cost(shapes: Sequence[tuple[int, ...]], overhead: int) -> float:
     padded = [max(column) for column in zip(*shapes, strict=True)]
     return overhead + len(shapes)*sum(m*n for m, n in zip(padded, padded[1:], strict=False))
 
-# %% ../nbs/03_training.ipynb #70286825
+# %% ../nbs/03_training.ipynb #f0df7e88
+def _read(networks: Sequence[DenseNetwork], x: Tensor) -> Tensor:
+    "What the first rows receive, (1 or B, n, width): the same for all, or padded where networks read different features."
+    return x[None] if all(n.inputs is None for n in networks) else _pad([n.read(x) for n in networks])
+
+
 def train_networks(
     networks: Sequence[DenseNetwork], # Of any depths; not changed
     x: Tensor, y: Tensor,             # Training rows (n, n_inputs) and class indices (n,)
@@ -439,7 +444,84 @@ def train_networks(
     names = range(len(networks)) if names is None else names
     results: dict[int, TrainingResult] = {}
     for group in plan_stacks(networks):
-        trained = train_stack([networks[i] for i in group], x[None], y, x_validation[None], y_validation, config, seed,
+        company = [networks[i] for i in group]
+        trained = train_stack(company, _read(company, x), y, _read(company, x_validation), y_validation, config, seed,
                               [names[i] for i in group])
         results.update(zip(group, trained, strict=True))
     return [results[i] for i in range(len(networks))]
+
+# %% ../nbs/03_training.ipynb #a90521c4
+@dataclass(frozen=True)
+class AnnealConfig(Config):
+    "Training for a fixed number of updates, with a learning rate that falls to zero along a cosine."
+    updates: int = 1000          # Minibatches
+    batch_size: int = 256        # Rows per minibatch, at most
+    learning_rate: float = 0.02  # Of Adam, at its highest
+    warm_up: int = 50            # Updates of the linear start
+    loss: str = "cross_entropy"  # Or "squared"
+
+    def __post_init__(self):
+        require(self.updates >= 0, f"updates must be at least 0, got {self.updates}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        require(self.warm_up >= 1, f"warm_up must be at least 1, got {self.warm_up}")
+        require(self.loss in ("cross_entropy", "squared"), f"loss must be cross_entropy or squared, got {self.loss!r}")
+
+    def rate(self, update: int) -> float:
+        "Learning rate of an update, 0 to updates - 1."
+        return 0.5*self.learning_rate*min(1.0, (update + 1)/self.warm_up)*(1 + math.cos(math.pi*update/self.updates))
+
+# %% ../nbs/03_training.ipynb #b11ca747
+def _reader(networks: Sequence[DenseNetwork], x: Tensor) -> Callable[[Tensor], Tensor]:
+    "Row numbers -> what the first rows receive, (1 or B, rows, width), zero where a network reads fewer features."
+    if all(n.inputs is None for n in networks): return lambda rows: x[rows][None]
+    chosen = [torch.arange(x.shape[1]) if n.inputs is None else n.inputs.cpu() for n in networks]
+    index = nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=x.shape[1]).to(x.device)
+    padded = F.pad(x, (0, 1))
+    return lambda rows: padded[rows][:, index].transpose(0, 1)
+
+
+def _fit_losses(output: Tensor, target: Tensor, loss: str) -> Tensor:
+    "Mean loss of each network, (B,), of outputs (B, n, outputs): target (n,) classes, or (n, outputs) probabilities or values."
+    if loss == "squared": return (output - target.view(len(target), -1)).square().mean((1, 2))
+    logs = output.log_softmax(-1)
+    if target.dim() == 2: return -(logs*target).sum(-1).mean(1)
+    return -logs.gather(2, target.expand(len(output), -1)[..., None]).mean((1, 2))
+
+
+def anneal_stack(
+    networks: Sequence[DenseNetwork], # Of one depth; not changed
+    x: Tensor,                        # (n, n_inputs)
+    target: Tensor,                   # (n,) classes; (n, outputs) probabilities; (n,) or (n, outputs) values where the loss is "squared"
+    config: AnnealConfig = AnnealConfig(),
+    seed: int = 0,                    # Stream of the minibatches, common to all networks
+    teacher: Tensor | None = None,    # (n, outputs) outputs to learn from besides: probabilities, or values
+    lesson: Sequence[float] = (),     # Weight of the teacher for each network, in [0, 1]
+) -> list[DenseNetwork]:              # In evaluation mode
+    "Train networks together for a fixed number of updates."
+    stack, read = Stack(networks).to(x.device), _reader(networks, x)
+    order = torch_generator(seed, "batches")
+    rngs = [torch_generator(seed, "dropout", b, device=str(x.device)) for b in range(len(networks))]
+    optimiser, share = _adam(stack, config.learning_rate), torch.tensor(list(lesson) or [0.0], device=x.device)
+    with flush_denormals():
+        for update, rows in enumerate(itertools.islice(_minibatches(len(x), config.batch_size, order, x.device), config.updates)):
+            output = stack(read(rows), len(stack.rows), rngs)
+            losses = _fit_losses(output, target[rows], config.loss)
+            if teacher is not None: losses = torch.lerp(losses, _fit_losses(output, teacher[rows], config.loss), share)
+            for group in optimiser.param_groups: group["lr"] = config.rate(update)
+            optimiser.zero_grad()
+            losses.sum().backward()
+            optimiser.step()
+    trained = [copy_network(n) for n in networks]
+    for b, network in enumerate(trained): stack.write_back(b, network)
+    return trained
+
+# %% ../nbs/03_training.ipynb #c87f800c
+def anneal(networks: Sequence[DenseNetwork], x: Tensor, target: Tensor, config: AnnealConfig = AnnealConfig(), seed: int = 0,
+           teacher: Tensor | None = None, lesson: Sequence[float] = (), overhead: int = OVERHEAD) -> list[DenseNetwork]:
+    "As `anneal_stack`, for networks of any depths, stacked where that pays; returned in the order given."
+    done: dict[int, DenseNetwork] = {}
+    for group in plan_stacks(networks, overhead=overhead):
+        share = [lesson[i] for i in group] if len(lesson) else ()
+        done.update(zip(group, anneal_stack([networks[i] for i in group], x, target, config, seed, teacher, share), strict=True))
+    return [done[i] for i in range(len(networks))]

@@ -21,7 +21,7 @@ from neon.results import RESULT_COLUMNS, read_results, read_training
 from neon.runs import RunConfig
 
 COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())"]
-COMMANDS = ["", "data", "data list", "data show", "run", "networks", "train", "evaluate", "ecomp", "reinforce"]
+COMMANDS = ["", "data", "data list", "data show", "run", "networks", "train", "evaluate", "compress", "ecomp", "reinforce"]
 
 
 def process(*words, **options) -> subprocess.CompletedProcess:

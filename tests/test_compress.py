@@ -1,0 +1,147 @@
+"""compress: what it promises, for every way of asking."""
+import time
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer
+from torch import nn
+
+from neon.compress import CompressConfig, compress, compress_rows, hold_out, plain_cuts
+from neon.core import NeonError, torch_generator
+from neon.guard import METRICS, Guard, paired_drop
+from neon.networks import Architecture, Row, build_network, load_network
+from neon.search import SearchConfig
+from neon.surgery import fold_norms
+from neon.training import AnnealConfig, anneal, predict
+
+HURRY = SearchConfig(effort=0.25, rounds=1, starts=2)
+
+
+@pytest.fixture(scope="module")
+def task():
+    "Standardised features, classes, and a network of three hidden layers that has learnt them."
+    X, y = load_breast_cancer(return_X_y=True)
+    x, y = torch.tensor((X - X.mean(0))/X.std(0)).float(), torch.tensor(y)
+    order = torch.randperm(len(x), generator=torch_generator(0, "rows"))
+    x, y = x[order], y[order]
+    wide = Architecture(30, (Row(60), Row(40, before=("batchnorm",)), Row(20), Row(2, "identity")))
+    network, = anneal([build_network(wide)], x[:250], y[:250], AnnealConfig(150, 64, 3e-3))
+    return network, (x[:250], y[:250]), (x[250:450], y[250:450]), (x[450:], y[450:])
+
+
+def quick(task, **options):
+    network, (x, y), validation, _ = task
+    return compress(network, x, y, **{"budget": 2.0, "validation": validation, "search": HURRY, "agent": None} | options)
+
+
+def weights(network): return torch.cat([p.flatten() for p in network.parameters()])
+
+
+def test_smaller_within_the_budget_and_repeatable(task):
+    first, again, other = quick(task), quick(task), quick(task, random_state=1)
+    assert first.network.architecture == again.network.architecture and torch.equal(weights(first.network), weights(again.network))
+    assert first.compression_ratio > 20 and other.compression_ratio > 20
+    assert first.drop.points <= 2 and Guard(2.0).holds(first.drop)
+    x, y = task[3]
+    right = lambda n: float((predict(n, x).argmax(1) == y).float().mean())
+    assert right(first.network) > right(task[0]) - 0.06
+
+
+def test_the_promise_is_about_rows_that_the_search_never_saw(task):
+    network, fit, validation, _ = task
+    rows = hold_out(*fit, validation)
+    for result in compress_rows(network, rows, CompressConfig(budgets=(1.0, 4.0), agent=None, search=HURRY)):
+        guard = result.guard
+        drop = paired_drop(guard.metric, rows.y_guard, predict(network, rows.x_guard), predict(result.network, rows.x_guard))
+        assert drop.points == pytest.approx(result.drop.points, abs=1e-4) and guard.holds(drop)
+        assert all(a.accepted == guard.holds(a.drop) for a in result.asked)
+        sizes = [a.candidate.size for a in result.asked]
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_rows_that_the_search_never_saw_do_not_steer_it(task):
+    network, fit, validation, _ = task
+    rows, config = hold_out(*fit, validation), CompressConfig(agent=None, search=HURRY)
+    turned = type(rows)(rows.x, rows.y, rows.x_compare, rows.y_compare, rows.x_guard, 1 - rows.y_guard)
+    honest, misled = compress_rows(network, rows, config)[0], compress_rows(network, turned, config)[0]
+    assert [str(c.network.architecture) for c in honest.front] == [str(c.network.architecture) for c in misled.front]
+
+
+@pytest.mark.parametrize("metric", [m for m in METRICS if m != "r2"])
+def test_every_metric(task, metric):
+    result = quick(task, metric=metric, budget=5.0)
+    assert result.guard.metric == metric and result.drop.points <= 5 and result.compression_ratio > 1
+
+
+@pytest.mark.parametrize("objective", ["macs", "latency"])
+def test_objectives(task, objective):
+    assert quick(task, objective=objective).network.architecture.macs < task[0].architecture.macs/10
+
+
+def test_front_is_one_call(task):
+    offers = quick(task, front=True)
+    assert [o.guard.budget for o in offers] == [0, 0.5, 1, 2, 5, 10]
+    assert len({o.seconds for o in offers}) == 1 and all(o.drop.points <= o.guard.budget for o in offers)
+
+
+def test_time_limit(task):
+    start = time.monotonic()
+    result = quick(task, time_limit=0.01, search=SearchConfig(effort=1, rounds=50))
+    assert time.monotonic() - start < 20 and result.drop.points <= 2
+
+
+def test_all_features_stay_where_asked(task):
+    result = quick(task, search=SearchConfig(effort=0.25, rounds=2, select_inputs=False))
+    assert result.network.architecture.inputs is None
+
+
+def test_save_and_onnx(task, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    result, (x, _) = quick(task), task[3]
+    result.save(tmp_path)
+    assert torch.equal(weights(load_network(tmp_path/"network")), weights(result.network))
+    assert (tmp_path/"report.csv").exists() and (tmp_path/"report.json").exists()
+    result.to_onnx(tmp_path/"network.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path/"network.onnx"), providers=["CPUExecutionProvider"])
+    p, = session.run(None, {"x": x.numpy()})
+    assert np.abs(p - predict(result.network, x).softmax(1).numpy()).max() < 1e-5
+
+
+def test_features_as_they_come_and_labels_of_any_kind():
+    X, y = load_breast_cancer(return_X_y=True)
+    names = np.array(["malignant", "benign"])[y]
+    x = torch.tensor(X).float()
+    scaled = (x - x.mean(0))/x.std(0)
+    start = build_network(Architecture(30, (Row(40), Row(2, "identity"))))
+    inner, = anneal([start], scaled[:300], torch.tensor(1 - y[:300]), AnnealConfig(150, 64, 5e-3))
+    raw = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 2))
+    with torch.no_grad():
+        W, last = inner.rows[0].linear.weight/x.std(0), inner.rows[1].linear
+        values = W, inner.rows[0].linear.bias - W @ x.mean(0), last.weight, last.bias
+        for target, value in zip(raw.parameters(), values, strict=True): target.copy_(value)
+    result = compress(raw, X[:300], names[:300], budget=3, validation=(X[300:], names[300:]), classes=["benign", "malignant"],
+                      search=HURRY, agent=None)
+    assert result.classes == ["benign", "malignant"] and result.compression_ratio > 10
+    answers = np.array(result.classes)[predict(result.network, x[300:]).argmax(1)]
+    assert (answers == names[300:]).mean() > 0.88
+    with pytest.raises(NeonError, match="'benign' is not a class"): compress(raw, X, names, classes=["good", "malignant"])
+
+
+def test_without_validation_rows_a_part_is_kept(task):
+    network, (x, y), _, _ = task
+    assert compress(network, x, y, budget=3, search=HURRY, agent=None).drop.rows == pytest.approx(0.3*0.7*250, abs=2)
+
+
+def test_plain_cuts_get_smaller_and_stay_close(task):
+    network, (x, _), _, _ = task
+    cuts = plain_cuts(fold_norms(network), x)
+    sizes = [c.architecture.n_params for c in cuts]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0]/20
+    assert (predict(cuts[0], x).argmax(1) == predict(network, x).argmax(1)).float().mean() > 0.98
+
+
+def test_a_network_without_hidden_layers(task):
+    _, (x, y), validation, _ = task
+    linear, = anneal([build_network(Architecture(30, (Row(2, "identity"),)))], x, y, AnnealConfig(100, 64))
+    assert compress(linear, x, y, budget=2, validation=validation, search=HURRY, agent=None).compression_ratio >= 1

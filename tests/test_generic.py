@@ -1,0 +1,234 @@
+"The shipped agent and its training: budgets, determinism, resuming, files, strangers, packaging."
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import papermill
+import pytest
+import torch
+
+import neon
+from neon.agent_runs import deal_folds, evaluate_agent, origins_of, recorded, stranger_chooser
+from neon.core import NeonError, TrainingConfig, torch_generator
+from neon.data import load_dataset, prepare
+from neon.generic import (
+    Decision,
+    GenericAgent,
+    GenericConfig,
+    advantages_of,
+    batched,
+    chooser,
+    draw_budgets,
+    load_generic,
+    plan,
+    plan_budgets,
+    play,
+    rule_chooser,
+    save_generic,
+    train_generic,
+)
+from neon.networks import Architecture, Row, build_network
+from neon.planning import PlanConfig, PlanEpisode
+from neon.training import train_networks
+
+RULES = PlanConfig(trim=16, steps=30, passes=3)
+QUICK = GenericConfig(iterations=3, groups=1, episodes=4, epochs=2, imitation=3)
+
+
+def networks_on(data, *widths):
+    nets = [build_network(Architecture(data.n_features, (*(Row(w) for w in ws), Row(data.n_classes, "identity"))), torch_generator(i, "t"))
+            for i, ws in enumerate(widths)]
+    results = train_networks(nets, data.X_train, data.y_train, data.X_validation, data.y_validation, TrainingConfig(10, 32, 4e-3), 0)
+    return [r.network for r in results]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return {name: prepare(load_dataset(name), "strict", seed=0) for name in ("wine", "breast_cancer")}
+
+
+@pytest.fixture(scope="module")
+def networks(tables):
+    return {name: networks_on(data, (60, 30), (40,), (30, 30, 30)) for name, data in tables.items()}
+
+
+@pytest.fixture(scope="module")
+def league(tables, networks):
+    return [origins_of(networks[name], data, RULES) for name, data in tables.items()]
+
+
+def rows_of(data): return data.X_train, data.y_train, data.X_validation, data.y_validation
+
+
+# Learning
+
+def test_advantages_equal_the_closed_form():
+    rng = np.random.default_rng(0)
+    decisions = [Decision({}, 0, 0.0, float(v), float(r)) for v, r in rng.normal(size=(7, 2))]
+    gamma, trace = 0.9, 0.8
+    values = [d.value for d in decisions] + [0.0]
+    deltas = [d.reward + gamma*values[t + 1] - values[t] for t, d in enumerate(decisions)]
+    wanted = [sum((gamma*trace)**k*deltas[t + k] for k in range(7 - t)) for t in range(7)]
+    advantages, returns = advantages_of(decisions, gamma, trace)
+    assert advantages == pytest.approx(wanted)
+    assert returns == pytest.approx([a + v for a, v in zip(wanted, values, strict=False)])
+    assert advantages_of(decisions, 1.0, 1.0)[1] == pytest.approx(np.cumsum([d.reward for d in decisions][::-1])[::-1])
+
+
+def test_training_repeats_itself_and_resumes(league, tmp_path):
+    whole, again = (train_generic(league, QUICK, seed=3) for _ in range(2))
+    assert whole.log == again.log
+    file = tmp_path/"agent.safetensors"
+
+    class Stop(Exception): pass
+
+    def interrupt(row):
+        if row["update"] == 1: raise Stop
+    with pytest.raises(Stop): train_generic(league, QUICK, 3, file, 0, say=interrupt)
+    assert len(load_generic(file).log) in (1, 2)
+    resumed = train_generic(league, QUICK, 3, file)
+    assert resumed.log == whole.log
+    for a, b in zip(whole.policy.state_dict().values(), resumed.policy.state_dict().values(), strict=True): assert torch.equal(a, b)
+    with pytest.raises(NeonError, match="other settings"): train_generic(league, QUICK, 4, file)
+
+
+def test_the_policy_learns_the_right_action(league):
+    agent = GenericAgent(GenericConfig(entropy=0.0), RULES)
+    observation = PlanEpisode(league[0][0], 1.0).observation()
+    agent.standardise([observation, PlanEpisode(league[0][1], 5.0).observation()])
+    for _ in range(20):
+        logits, values = agent.policy(batched([observation]))
+        log_p = logits.log_softmax(1)[0].detach()
+        offered = np.flatnonzero(observation["mask"])
+        value = values[0].item()
+        decisions = [Decision(observation, int(a), float(log_p[a]), value, float(a == offered[1]), True) for a in offered for _ in range(8)]
+        episodes = [[d] for d in decisions]
+        agent.update(episodes, torch_generator(0, "u"))
+    assert int(agent.policy(batched([observation]))[0].argmax()) == offered[1]
+
+
+def test_budgets_span_their_range():
+    rng = np.random.default_rng(0)
+    b = np.array(draw_budgets(2000, GenericConfig(), rng))
+    assert 0.07 < (b == 0).mean() < 0.13 and b[b > 0].min() >= 0.25 and b.max() <= 10
+    assert abs(np.median(b[b > 0]) - (0.25*10)**0.5) < 0.2
+    early = np.array(draw_budgets(500, GenericConfig(curriculum=True), rng, progress=0.0))
+    assert early.min() > 4
+
+
+# The shipped agent
+
+def test_larger_budgets_give_smaller_networks(tables, networks):
+    agent, budgets = load_generic(), (0.0, 1.0, 5.0, 20.0)
+    sizes = [[r.network.architecture.n_params for r in plan_budgets(agent, n, *rows_of(tables[name]), budgets)]
+             for name in tables for n in networks[name]]
+    assert all(list(row) == sorted(row, reverse=True) for row in sizes)
+    assert np.log2(np.array(sizes)[:, 0]/np.array(sizes)[:, -1]).mean() > 0.5
+    alone = np.log2([[plan(agent, n, *rows_of(tables[name]), budget=b).network.architecture.n_params for b in (0.0, 20.0)]
+                     for name in tables for n in networks[name]]).mean(0)
+    assert alone[0] > alone[1] + 0.5, alone  # the budget by itself, without help from other budgets
+
+
+def test_a_plan_keeps_its_word(tables, networks):
+    data, agent = tables["breast_cancer"], load_generic()
+    for network in networks["breast_cancer"]:
+        before = [p.clone() for p in network.parameters()]
+        r = plan(agent, network, *rows_of(data), budget=2.0)
+        assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)), "the network that came in is untouched"
+        assert r.network.architecture.n_params == min(v.n_params for v in r.visits if v.within) < network.architecture.n_params
+        accuracy = float((r.network(data.X_validation).argmax(1) == data.y_validation).float().mean())
+        assert 100*(r.accuracy_before - accuracy) <= 2.0 + 1e-6
+        assert r.reasons and all(text.startswith("pass ") for text in r.reasons)
+        assert plan(agent, network, *rows_of(data), budget=2.0).actions == r.actions
+        more = plan(agent, network, *rows_of(data), budget=2.0, tries=3)
+        assert len(more.visits) > len(r.visits)
+        kept = plan(agent, network, *rows_of(data), budget=2.0, config=agent.plan.replace(inputs=False))
+        assert kept.network.architecture.inputs is None
+        assert plan(agent.under(inputs=False), network, *rows_of(data), budget=2.0).actions == kept.actions
+
+
+def test_any_depth_and_width(tables):
+    data = tables["wine"]
+    deep = build_network(Architecture(13, (*(Row(12 + i) for i in range(14)), Row(3, "identity"))), torch_generator(0, "deep"))
+    wide = build_network(Architecture(13, (Row(3000), Row(3, "identity"))), torch_generator(0, "wide"))
+    none = build_network(Architecture(13, (Row(3, "identity"),)), torch_generator(0, "none"))
+    for network in (deep, wide, none):
+        assert plan(load_generic(), network, *rows_of(data), budget=5.0).network.architecture.n_params <= network.architecture.n_params
+
+
+def test_wrong_input_is_refused(tables, networks):
+    data, network, agent = tables["wine"], networks["wine"][0], GenericAgent()
+    x, y, xv, yv = rows_of(data)
+    with pytest.raises(NeonError, match="features"): plan(agent, network, x[:, :3], y, xv[:, :3], yv, budget=1.0)
+    with pytest.raises(NeonError, match="classes"): plan(agent, network, x, y + 1, xv, yv, budget=1.0)
+    with pytest.raises(NeonError, match="percentage points"): plan(agent, network, x, y, xv, yv, budget=-1.0)
+    with pytest.raises(NeonError, match="reward must be"): GenericConfig(reward="gold")
+
+
+def test_the_template_runs(root, tmp_path):
+    parameters = dict(datasets="iris wine", n_networks=2, n_learn=1, iterations=1, episodes=2, budgets="5", workers=1,
+                      output_dir=str(tmp_path/"run"))
+    papermill.execute_notebook(str(root/"nbs"/"runs"/"offline_agent.ipynb"), str(tmp_path/"copy.ipynb"), parameters, kernel_name="python3",
+                               progress_bar=False)
+    assert {"config.json", "result.json", "agent_folds.csv"} <= {p.name for p in (tmp_path/"run").iterdir()}
+    with pytest.raises(papermill.PapermillExecutionError, match="other settings"):
+        papermill.execute_notebook(str(root/"nbs"/"runs"/"offline_agent.ipynb"), str(tmp_path/"copy.ipynb"), {**parameters, "seed": 1},
+                                   kernel_name="python3", progress_bar=False)
+
+
+def test_files(tmp_path):
+    assert isinstance(neon.load_agent("generic"), GenericAgent)
+    with pytest.raises(NeonError, match="does not exist"): neon.load_agent(tmp_path/"no.safetensors")
+    file = tmp_path/"a.safetensors"
+    save_generic(GenericAgent(), file, data="none")
+    assert file.stat().st_size <= 300_000 and load_generic(file).facts == {"data": "none"}
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(NeonError, match="does not hold"): load_generic(file)
+
+
+def test_the_wheel_holds_the_agent(root, tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path)]
+    copied = tmp_path/"source"
+    listing = ["git", "ls-files", "-co", "--exclude-standard", "-z", "neon", "setup.py", "settings.ini", "MANIFEST.in", "README.md"]
+    subprocess.run(listing, cwd=root, stdout=(tmp_path/"list").open("wb"), check=True)
+    for name in (tmp_path/"list").read_bytes().decode().split("\0")[:-1]:
+        (copied/name).parent.mkdir(parents=True, exist_ok=True)
+        (copied/name).write_bytes((root/name).read_bytes())
+    done = subprocess.run(command, cwd=copied, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    wheel, = tmp_path.glob("*.whl")
+    assert {"neon/agents/generic.safetensors", "neon/agents/generic.md"} <= set(zipfile.ZipFile(wheel).namelist())
+
+
+# Evaluation
+
+def test_folds_keep_twins_together():
+    names = [f"d{i}" for i in range(11)] + ["kropt", "kr-vs-k"]
+    folds = deal_folds(names)
+    assert sorted(n for f in folds for n in f) == sorted(names)
+    assert any({"kropt", "kr-vs-k"} <= set(f) for f in folds)
+    assert max(map(len, folds)) - min(map(len, folds)) <= 2 and deal_folds(names) == folds
+
+
+def test_evaluation_has_every_method(league):
+    table = evaluate_agent(load_generic(), league, (1.0,), schedules=("half", "linear first"))
+    assert {*table.method} == {"agent", "agent, all features", "random", "rule", "stranger", "half", "linear first"}
+    assert (table.parameters_after <= table.parameters_before).all() and len(table) == 7*6
+    assert table.groupby("method").network.count().eq(6).all()
+
+
+def test_a_stranger_sees_other_states(league):
+    agent = load_generic()
+    own = recorded(agent, league[0], 1.0)
+    log = play([PlanEpisode(o, 1.0) for o in league[1]], stranger_chooser(agent, own, league[1]), 0)
+    assert np.array_equal(log[0][0].observation["tokens"], own[0][0]["tokens"])
+    same = play([PlanEpisode(o, 1.0) for o in league[0]], chooser(agent.policy), 0)
+    assert [[d.action for d in e] for e in same] == [[d.action for d in e] for e in play(
+        [PlanEpisode(o, 1.0) for o in league[0]], stranger_chooser(agent, own, league[0]), 0)]
+
+
+def test_the_rule_needs_no_learning(league):
+    episodes = [PlanEpisode(o, 5.0) for o in league[1]]
+    play(episodes, rule_chooser(), 0)
+    assert np.mean([e.bits for e in episodes]) > 2

@@ -1,0 +1,212 @@
+"Surgery for planning and the planning game: nested fits against single ones, effects against real cuts, undone passes, invariants."
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from neon.core import NeonError, TrainingConfig, generator, torch_generator
+from neon.data import load_dataset, prepare
+from neon.generic import play, random_chooser, schedule_chooser
+from neon.networks import Architecture, Row, build_network
+from neon.planning import (
+    PLAN_REWARDS,
+    RATIOS,
+    Bundle,
+    Origin,
+    PlanConfig,
+    PlanEpisode,
+    PlanningEnv,
+    Task,
+    advance,
+    as_logits,
+    measure,
+    observe,
+    polish,
+    rightness,
+    trim,
+    within_budget,
+)
+from neon.surgery import fold_norms, forward_order, nested_fits, refit_widths, remove_row, select_inputs
+from neon.training import evaluate, predict, train_networks
+
+
+def network_of(*rows, n_inputs=13, name="net"):
+    return build_network(Architecture(n_inputs, rows), torch_generator(0, name))
+
+
+@pytest.fixture(scope="module")
+def task():
+    d = prepare(load_dataset("wine"), "strict", seed=0)
+    config = PlanConfig(trim=12, steps=30, passes=3)
+    return Task(d.X_train, d.y_train, d.X_validation, d.y_validation, config, (d.X_test, d.y_test), "wine")
+
+
+@pytest.fixture(scope="module")
+def origins(task):
+    networks = [network_of(Row(30, before=("batchnorm",)), Row(20, "tanh"), Row(3, "identity"), name="a"),
+                network_of(Row(40, "sigmoid"), Row(3, "softmax"), name="b"), network_of(Row(3, "identity"), name="c")]
+    trained = train_networks(networks, task.x, task.y, task.x_look, task.y_look, TrainingConfig(8, 32, 5e-3), 0)
+    return [Origin(r.network, task) for r in trained]
+
+
+# Surgery
+
+def test_forward_order_is_nested_and_leaves_out_copies():
+    H = torch.randn(200, 9, generator=torch_generator(0, "H"))
+    H = torch.cat([H, H[:, :4]], 1)
+    W = torch.randn(5, 13, generator=torch_generator(0, "W"))
+    order = forward_order(H, W, 13).tolist()
+    assert len(order) == len(set(order)) == 9
+    assert forward_order(H, W, 4).tolist() == order[:4]
+    assert len({i % 9 for i in order}) == 9
+
+
+def test_forward_order_takes_the_best_unit_first():
+    H, W = torch.randn(300, 6, generator=torch_generator(1, "H")), torch.randn(3, 6, generator=torch_generator(1, "W"))
+    C, T = H - H.mean(0), (H - H.mean(0)) @ W.T
+    errors = [float((T - C[:, [i]] @ torch.linalg.lstsq(C[:, [i]], T).solution).square().sum()) for i in range(6)]
+    assert forward_order(H, W, 1).tolist() == [int(np.argmin(errors))]
+
+
+def test_nested_fits_are_ridge_regressions():
+    H, T = torch.randn(100, 8, generator=torch_generator(2, "H")).double(), torch.randn(100, 3, generator=torch_generator(2, "T")).double()
+    order = torch.tensor([5, 0, 7, 2])
+    for w, (V, b) in zip((1, 3, 4), nested_fits(H, T, order, (1, 3, 4), ridge=0.0), strict=True):
+        A = torch.cat([H[:, order[:w]], torch.ones(100, 1)], 1)
+        solution = torch.linalg.lstsq(A, T).solution
+        torch.testing.assert_close(torch.cat([V.T, b[None]]), solution, rtol=1e-5, atol=1e-6)
+
+
+def test_surgery_shrinks_and_refuses():
+    network, x = fold_norms(network_of(Row(20, before=("batchnorm",)), Row(10), Row(3, "identity"))), torch.randn(80, 13)
+    for w, cut in zip((2, 7), refit_widths(network, 1, (2, 7), network.rows[1](network.rows[0](x)).detach()), strict=True):
+        assert cut.architecture.hidden_widths == (20, w) and cut(x).shape == (80, 3)
+    linear = remove_row(remove_row(network, 0, x), 0, x)
+    assert linear.architecture.depth == 0
+    few = select_inputs(linear, [2, 12], x)
+    assert few.architecture.inputs == (2, 12) and few.architecture.n_params == 2*3 + 3
+    assert torch.equal(few(x), few(torch.where(torch.isin(torch.arange(13), torch.tensor([2, 12])), x, 99.0)))
+    with pytest.raises(NeonError, match="not a hidden layer"): remove_row(linear, 0, x)
+
+
+# The short training
+
+def test_a_bundle_trains_each_network_as_if_alone(task):
+    rows = [(Row(7),), (Row(4, "sigmoid"),), (Row(9, "tanh"),)]
+    networks = [network_of(*r, Row(3, "identity"), name=str(i)) for i, r in enumerate(rows)]
+    targets = [F.one_hot(task.y, 3).float()]*3
+    together = Bundle(networks)
+    inputs, sums = together.forward(task.x.expand(3, *task.x.shape))
+    together.backward(inputs, sums, (inputs[-1].softmax(-1) - targets[0])/len(task.x))
+    for b, network in enumerate(networks):
+        alone = Bundle([network])
+        i, z = alone.forward(task.x[None])
+        alone.backward(i, z, (i[-1].softmax(-1) - targets[0])/len(task.x))
+        for many, one in zip(together.gradients, alone.gradients, strict=True):
+            n_in, n_out = one.shape[1] - 1, one.shape[2]
+            torch.testing.assert_close(many[b, :n_in, :n_out], one[0, :-1], rtol=1e-4, atol=1e-6)
+            assert not many[b, n_in:-1].any() and not many[b, :, n_out:].any()  # padding learns nothing
+    before = [F.cross_entropy(n(task.x_look), task.y_look).item() for n in networks]
+    after = [F.cross_entropy(n(task.x_look), task.y_look).item() for n in polish(networks, task, targets, 0)]
+    assert all(a <= b for a, b in zip(after, before, strict=True))
+
+
+# Effects
+
+def test_effects_are_what_the_cuts_do(origins, task):
+    for origin in origins:
+        network = origin.start
+        X, X_look = network.read(task.x_fit), network.read(task.x_look)
+        for row in range(network.architecture.depth + 1):
+            if row == network.architecture.depth: X, X_look = network.read(task.x_fit), network.read(task.x_look)
+            effects = measure(network, row, X, X_look, task.y_look)
+            for a in np.flatnonzero(effects.offered):
+                cut = effects.networks[a]()
+                assert (cut.architecture.n_params, cut.architecture.macs) == (effects.n_params[a], effects.macs[a])
+                assert evaluate(cut, task.x_look, task.y_look) == pytest.approx(effects.accuracy[a], abs=1e-6)
+                loss = F.cross_entropy(predict(cut, task.x_look), task.y_look).item()
+                assert loss == pytest.approx(effects.loss[a], rel=1e-3, abs=1e-5)
+            if row < network.architecture.depth: X, X_look = (network.rows[row](x).detach() for x in (X, X_look))
+
+
+def test_features_can_be_kept(origins, task):
+    network = origins[0].start
+    effects = measure(network, network.architecture.depth, task.x_fit, task.x_look, task.y_look, inputs=False)
+    assert effects.offered.tolist() == [1, 0, 0, 0, 0, 0, 0]
+
+
+def test_logits_and_trim_leave_what_they_must(task):
+    network = network_of(Row(50, before=("batchnorm",)), Row(3, "softmax"), name="soft")
+    torch.testing.assert_close(as_logits(network)(task.x).softmax(1), network(task.x), rtol=1e-4, atol=1e-5)
+    assert trim(as_logits(network), task.x, 60).architecture.hidden_widths == (50,)
+    assert trim(as_logits(network), task.x, 8).architecture.hidden_widths == (8,)
+
+
+# Episodes
+
+def test_random_episodes_keep_the_promises(origins, task):
+    for seed in range(3):
+        episodes = [PlanEpisode(o, b) for o in origins for b in (0.0, 2.0, 20.0)]
+        play(episodes, random_chooser(generator(seed, "t")), seed)
+        for e in episodes:
+            assert e.terminated and e.passes <= task.config.passes
+            for v in e.visits:
+                right = rightness(v.network, task.x_judge, task.y_judge)
+                assert v.accuracy == pytest.approx(float(right.mean()))
+                assert v.within == within_budget(v.drop, v.error, e.budget, task.config)
+            if e.best: assert e.bits == pytest.approx(math.log2(e.origin.n_params/e.best.n_params))
+            sizes = [v.n_params for v in e.visits if v.within]
+            assert sizes == sorted(sizes, reverse=True), "a pass never makes a good network larger"
+
+
+def test_a_pass_over_budget_is_taken_back(origins, task):
+    e = PlanEpisode(origins[0], 0.0)
+    before = e.accepted
+    while not e.waiting: e.act(int(np.flatnonzero(e.effects.offered)[-1]))  # the hardest cut everywhere
+    advance([e], 0)
+    visit = e.visits[-1]
+    if visit.within: pytest.skip("even that was good enough")
+    assert e.accepted == before and e.network is before[0] and e.rejected == 1 and e.excess == pytest.approx(visit.drop)
+    assert e.last and e.tried > 0
+
+
+def test_state_is_finite_and_knows_the_budget(origins):
+    a, b = (observe(PlanEpisode(origins[0], c)) for c in (0.5, 5.0))
+    for o in (a, b):
+        assert all(np.isfinite(o[k]).all() for k in ("tokens", "actions", "facts"))
+        assert o["actions"].shape[0] == o["mask"].shape[0] == len(RATIOS)
+        assert len(o["tokens"]) == 3
+    assert not np.array_equal(a["facts"], b["facts"]) and np.array_equal(a["tokens"], b["tokens"])
+
+
+def test_keeping_everything_ends_the_episode(origins):
+    e = PlanEpisode(origins[1], 1.0)
+    play([e], schedule_chooser([1.0]), 0)
+    assert e.terminated and e.passes == 0 and len(e.visits) == 1
+
+
+@pytest.mark.parametrize("reward", sorted(PLAN_REWARDS))
+def test_environment_equals_the_loop(origins, reward):
+    env = PlanningEnv(origins, reward=reward, seed=5)
+    observation, info = env.reset(seed=1, options={"network": 0, "budget": 3.0})
+    total, done, log = 0.0, False, []
+    while not done:
+        assert env.observation_space.contains(observation)
+        log.append(int(np.flatnonzero(info["action_mask"])[-1]))
+        observation, r, done, truncated, info = env.step(log[-1])
+        total += r
+        assert not truncated
+    e = PlanEpisode(origins[0], 3.0)
+    paid = 0.0
+    while not e.terminated:
+        e.act(log[len(e.actions)] if len(e.actions) < len(log) else 0)
+        gained = advance([e], 5)[0] if e.waiting else None
+        if gained is not None or e.terminated: paid += PLAN_REWARDS[reward](e, gained)
+    assert total == pytest.approx(paid) and e.bits == env.episode.bits
+
+
+def test_settings_are_checked():
+    for bad in (dict(passes=0), dict(steps=-1), dict(soft=2.0), dict(caution=-1.0), dict(trim=0)):
+        with pytest.raises(NeonError): PlanConfig(**bad)
