@@ -56,7 +56,7 @@ class Candidate:
     "A trained network and what it loses."
     network: DenseNetwork
     drop: Drop            # On the rows of the search, smoothed once it is in a pool
-    origin: str           # Where it came from: "linear", "fresh", "distilled", "narrower", "fewer features", "agent", ...
+    origin: str           # Where it came from: "fresh", "distilled", "narrower", "fewer features", "agent", ...
     lesson: float = 0.0   # Weight of the reference as a teacher; its children learn as it did
     kin: bool = False     # Cut out of the reference, with its weights and its luck?
     fitted: float = 0.0   # Score on the rows it was trained on, in points
@@ -157,17 +157,16 @@ class Search:
         self,
         x: Tensor, y: Tensor,               # Rows to fit: (n, n_inputs), and (n,) classes or (n, outputs) values
         x_compare: Tensor, y_compare: Tensor, # Rows to compare on
-        reference: DenseNetwork | None,     # The network to be compressed; None: give its outputs
+        reference: DenseNetwork,            # The network to be compressed
         guards: Sequence[Guard],            # One per budget, smallest budget first
         config: SearchConfig = SearchConfig(),
         seed: int = 0,
         time_limit: float | None = None,    # Seconds; None: none
-        outputs: tuple[Tensor, Tensor] | None = None, # Of the reference, on both sets of rows
         cost: Callable[[Architecture], float] = lambda architecture: architecture.n_params, # What should be small
     ):
         self.x, self.y, self.x_compare, self.y_compare = x, y, x_compare, y_compare
         self.guards, self.config, self.seed, self.cost = sorted(guards, key=lambda g: g.budget), config, seed, cost
-        teacher, self.reference = outputs or (predict(reference, x), predict(reference, x_compare))
+        teacher, self.reference = predict(reference, x), predict(reference, x_compare)
         self.teacher = teacher if config.task == "regression" else _as_probabilities(teacher)
         self.n_outputs = self.teacher.shape[1]
         self.metric = self.guards[0].metric
