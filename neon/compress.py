@@ -116,21 +116,28 @@ def likely_bound(guard: Guard, drop: Drop, rows: int, confidence: float = 0.9) -
     return trust*drop.points + NormalDist().inv_cdf(confidence)*error
 
 
-def line_up(search: Search, guard: Guard, rows: int) -> list[Candidate]:
-    "The front of size against the likely bound, the safest first, of all that may be within the budget."
+def line_up(search: Search, guard: Guard, rows: int) -> tuple[list[Candidate], list[Candidate]]:
+    "The plain cuts, and the front of size against the likely bound; from large to small, of all that may be within the budget."
     within = [c for c in search.pool if c.drop.points - c.drop.error <= guard.budget]
-    return size_front(within, search.size, lambda c: likely_bound(guard, c.drop, rows))[::-1]
+    cuts = sorted((c for c in within if c.origin == "cut"), key=search.size, reverse=True)
+    return cuts, size_front(within, search.size, lambda c: likely_bound(guard, c.drop, rows))[::-1]
 
 
 def ask(
+    search: Search,
     guard: Guard,
-    candidates: Sequence[Candidate], # In the order of `line_up`
+    network: DenseNetwork,       # As it was
     rows: Rows,
-    reference: Tensor,               # (n, outputs) of the network as it was, on the guard's rows
-) -> list[Asked]:                    # All that were asked; the last accepted one is the answer
-    "Walk down the line until the guard has said no too often."
-    measured = (paired_drop(guard.metric, rows.y_guard, reference, predict(c.network, rows.x_guard)) for c in candidates)
-    return [Asked(c, d, yes) for c, d, yes in zip(candidates, *walk(guard, measured), strict=False)]
+) -> tuple[Asked, list[Asked]]:  # The smallest that was accepted, the network as it was if none; and all that were asked
+    "Walk down both lines, each until the guard has said no too often; on the second only what is smaller than the best of the first."
+    reference, asked = predict(network, rows.x_guard), []
+    best = Asked(Candidate(network, Drop(0.0, 0.0, 0), "as it was"), Drop(0.0, 0.0, len(reference)), True)
+    for line in line_up(search, guard, len(reference)):
+        line = [c for c in line if search.size(c) < search.size(best.candidate)]
+        measured = (paired_drop(guard.metric, rows.y_guard, reference, predict(c.network, rows.x_guard)) for c in line)
+        asked += [Asked(c, d, yes) for c, d, yes in zip(line, *walk(guard, measured), strict=False)]
+        best = min((a for a in asked if a.accepted), key=lambda a: search.size(a.candidate), default=best)
+    return best, asked
 
 # %% ../nbs/09c_compress.ipynb #09e9c624
 @dataclass(frozen=True)
@@ -239,12 +246,9 @@ def _compress_rows(network: DenseNetwork, rows: Rows, config: CompressConfig, ta
     search.add([v.network for p in plans for v in p.visits], "agent", None, kin=True)
     tell("plan")
     run_search(search, *plan_range(search, plans), tell)
-    reference, found = predict(network, rows.x_guard), []
-    score = float(influence(config.metric, rows.y_guard, reference).mean())
+    score, found = float(influence(config.metric, rows.y_guard, predict(network, rows.x_guard)).mean()), []
     for guard in guards:
-        asked = ask(guard, line_up(search, guard, len(reference)), rows, reference)
-        safe = [a for a in asked if a.accepted]
-        best = safe[-1] if safe else Asked(Candidate(network, Drop(0.0, 0.0, 0), "as it was"), Drop(0.0, 0.0, len(reference)), True)
+        best, asked = ask(search, guard, network, rows)
         found.append(Compressed(best.candidate.network, network, guard, best.drop, best.candidate.origin, asked,
                                 size_front(search.pool, search.size), plans[len(found)] if plans else None, score, 0.0))
     tell("guard")

@@ -481,12 +481,20 @@ def _reader(networks: Sequence[DenseNetwork], x: Tensor) -> Callable[[Tensor], T
     return lambda rows: padded[rows][:, index].transpose(0, 1)
 
 
-def _fit_losses(output: Tensor, target: Tensor, loss: str) -> Tensor:
-    "Mean loss of each network, (B,), of outputs (B, n, outputs): target (n,) classes, or (n, outputs) probabilities or values."
-    if loss == "squared": return (output - target.view(len(target), -1)).square().mean((1, 2))
-    logs = output.log_softmax(-1)
-    if target.dim() == 2: return -(logs*target).sum(-1).mean(1)
-    return -logs.gather(2, target.expand(len(output), -1)[..., None]).mean((1, 2))
+def _aims(target: Tensor, n_outputs: int, teacher: Tensor | None, lesson: Sequence[float]) -> Callable[[Tensor], Tensor]:
+    "Row numbers -> what the networks should answer, (1 or B, rows, outputs)."
+    classes = target.dim() == 1 and not target.dtype.is_floating_point
+    own = F.one_hot(target, n_outputs).float() if classes else target.view(len(target), -1)
+    if teacher is None: return lambda rows: own[rows][None]
+    share = torch.tensor(lesson, device=own.device)[:, None, None]
+    return lambda rows: torch.lerp(own[rows][None], teacher[rows][None], share)
+
+
+def _slope(output: Tensor, aim: Tensor, loss: str) -> Tensor:
+    "Derivative of each network's mean loss by its outputs, (B, n, outputs)."
+    if loss == "squared": return 2*(output - aim)/output[0].numel()
+    shares = output.transpose(1, 2).softmax(1).transpose(1, 2)  # ten times as fast as softmax(-1), where there are few classes
+    return (shares - aim)/output.shape[1]
 
 
 def anneal_stack(
@@ -502,15 +510,13 @@ def anneal_stack(
     stack, read = Stack(networks).to(x.device), _reader(networks, x)
     order = torch_generator(seed, "batches")
     rngs = [torch_generator(seed, "dropout", b, device=str(x.device)) for b in range(len(networks))]
-    optimiser, share = _adam(stack, config.learning_rate), torch.tensor(list(lesson) or [0.0], device=x.device)
+    optimiser, aim = _adam(stack, config.learning_rate), _aims(target, networks[0].architecture.n_outputs, teacher, lesson)
     with flush_denormals():
         for update, rows in enumerate(itertools.islice(_minibatches(len(x), config.batch_size, order, x.device), config.updates)):
             output = stack(read(rows), len(stack.rows), rngs)
-            losses = _fit_losses(output, target[rows], config.loss)
-            if teacher is not None: losses = torch.lerp(losses, _fit_losses(output, teacher[rows], config.loss), share)
             for group in optimiser.param_groups: group["lr"] = config.rate(update)
             optimiser.zero_grad()
-            losses.sum().backward()
+            output.backward(_slope(output.detach(), aim(rows), config.loss))
             optimiser.step()
     trained = [copy_network(n) for n in networks]
     for b, network in enumerate(trained): stack.write_back(b, network)
