@@ -258,11 +258,11 @@ def _compress_rows(network: DenseNetwork, rows: Rows, config: CompressConfig, ta
 
 
 def make_plans(network: DenseNetwork, rows: Rows, config: CompressConfig, task: str, planner: GenericAgent | None) -> list[PlanResult]:
-    "What the agent would do for each budget; nothing where there is no agent, or the task is not one that agents know."
+    "What the agent would do for each budget, by the quick rules it learnt under; nothing where no agent knows the task."
     if task != "classification" or (planner is None and config.agent is None): return []
     agent = planner or load_generic(config.agent)
     agent = agent if config.search.select_inputs else agent.under(inputs=False)
-    return plan_budgets(agent, network, rows.x, rows.y, rows.x_compare, rows.y_compare, config.budgets, seed=config.seed)
+    return plan_budgets(agent, network, rows.x, rows.y, rows.x_compare, rows.y_compare, config.budgets, config.seed, agent.plan)
 
 
 def plan_range(search: Search, plans: Sequence[PlanResult]) -> tuple[int, float | None]:
