@@ -2,6 +2,7 @@
 #
 #   make run ARGS="--dataset wine"      arguments for the command
 #   make test PYTHON=python3.12         another interpreter (only while .venv does not exist yet)
+#   make study PROFILE=full             another profile of the folder workflow/profiles
 #   make run PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #                                       the processor-only build of torch: a far smaller download on Linux
 
@@ -17,6 +18,7 @@ ARGS     ?=
 PIP_ARGS ?=
 RUN_DIR  ?= runs/digits
 WORKERS  ?= 2
+PROFILE  ?= quick
 
 # The work is spread over processes, so every process keeps to one thread.
 export OMP_NUM_THREADS ?= 1
@@ -27,7 +29,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-input -c constraints.txt $(PIP_ARGS)
 
-.PHONY: help run test lab bench docs prepare clean install check lint notebooks pytest
+.PHONY: help run study test lab bench docs prepare clean install check lint notebooks pytest
 
 help: ## list the targets (this)
 	@echo 'make <target>, where target is one of'
@@ -35,6 +37,9 @@ help: ## list the targets (this)
 
 run: $(VENV)/notebooks.stamp ## train the agent on digits, compress unseen networks, print the table (minutes)
 	$(BIN)/neon run --output-dir $(RUN_DIR) $(ARGS) </dev/null
+
+study: $(VENV)/dev.stamp ## compare all methods on many networks with Snakemake (minutes; PROFILE=full: days, see workflow/)
+	$(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(PROFILE) $(ARGS) </dev/null
 
 test: check lint notebooks pytest ## everything that must hold: current exports, lint, notebooks, tests
 
@@ -51,7 +56,7 @@ prepare: $(VENV)/dev.stamp ## clean the notebooks, export neon/, write README.md
 	@$(BIN)/python .ci/prepare.py
 
 clean: ## remove run folders and caches; data/results and figures stay
-	rm -rf runs nbs/runs/runs _docs _proc nbs/.quarto .quarto build dist .pytest_cache .ruff_cache .hypothesis data/cache
+	rm -rf runs nbs/runs/runs .snakemake _docs _proc nbs/.quarto .quarto build dist .pytest_cache .ruff_cache .hypothesis data/cache
 	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 install: $(VENV)/dev.stamp ## create .venv with everything a developer needs

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'FRONT', 'Rows', 'hold_out', 'plain_cuts', 'Asked', 'likely_bound', 'line_up', 'ask', 'CompressConfig',
-           'Compressed', 'explain', 'compress_rows', 'make_plans', 'plan_range', 'compress']
+           'Compressed', 'explain', 'make_plans', 'plan_range', 'compress_rows', 'compress']
 
 # %% ../nbs/09c_compress.ipynb #21f2604f
 import math
@@ -139,7 +139,7 @@ def ask(
         best = min((a for a in asked if a.accepted), key=lambda a: search.size(a.candidate), default=best)
     return best, asked
 
-# %% ../nbs/09c_compress.ipynb #09e9c624
+# %% ../nbs/09c_compress.ipynb #9380f4c4
 @dataclass(frozen=True)
 class CompressConfig(Config):
     "How to compress."
@@ -167,7 +167,7 @@ class CompressConfig(Config):
 
 COSTS = {"parameters": lambda a: a.n_params, "macs": lambda a: a.macs, "latency": estimated_latency}
 
-
+# %% ../nbs/09c_compress.ipynb #a4975bb4
 @dataclass
 class Compressed:
     "What compression found for one budget."
@@ -216,33 +216,48 @@ def explain(result: Compressed) -> list[str]:
     refused = [a for a in result.asked if not a.accepted and a.candidate.size < result.network.architecture.n_params]
     return sentences + [f"refused: {describe(a.candidate.network, a.drop)}" for a in refused[:1]]
 
+# %% ../nbs/09c_compress.ipynb #3643f87f
+def make_plans(network: DenseNetwork, rows: Rows, config: CompressConfig, planner: GenericAgent | None = None) -> list[PlanResult]:
+    "What the agent would do for each budget, by the quick rules it learnt under; nothing without an agent, or in regression."
+    if rows.y.dtype.is_floating_point or (planner is None and config.agent is None): return []
+    agent = planner or load_generic(config.agent)
+    agent = agent if config.search.select_inputs else agent.under(inputs=False)
+    return plan_budgets(agent, network, rows.x, rows.y, rows.x_compare, rows.y_compare, config.budgets, config.seed, agent.plan)
 
+
+def plan_range(search: Search, plans: Sequence[PlanResult]) -> tuple[int, float | None]:
+    "Sizes to scan first, from the agent's networks for the smallest and the largest budget; without a plan, the default of `scan`."
+    if not plans: return 0, None
+    small, large = (plans[i].network.architecture.n_params for i in (-1, 0))
+    least = 4*(search.x.shape[1] + search.n_outputs)
+    return min(small//16, least), float(min(max(large, least), 4000))
+
+# %% ../nbs/09c_compress.ipynb #6bc6da98
 def compress_rows(
     network: DenseNetwork,
     rows: Rows,
     config: CompressConfig = CompressConfig(),
-    task: str = "classification", # Or "regression"
     planner: GenericAgent | None = None, # Agent to plan with; None: the one that `config` names
     progress: bool = False,       # Show a progress bar?
 ) -> list[Compressed]:            # One per budget
     "Plan, search, and ask the guard; on the CPU in one thread, which is faster for networks as small as these."
-    with single_thread(): return _compress_rows(network, rows, config, task, planner, progress)
+    with single_thread(): return _compress_rows(network, rows, config, planner, progress)
 
 
-def _compress_rows(network: DenseNetwork, rows: Rows, config: CompressConfig, task: str, planner: GenericAgent | None,
+def _compress_rows(network: DenseNetwork, rows: Rows, config: CompressConfig, planner: GenericAgent | None,
                    progress: bool) -> list[Compressed]:
     start, guards = time.monotonic(), config.guards()
     bar = tqdm(total=4 + config.search.rounds + 3, desc="compress", disable=not progress)
     def tell(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
     network = fold_norms(network.to(rows.x.device))
-    search = Search(rows.x, rows.y, rows.x_compare, rows.y_compare, network, guards, replace(config.search, task=task), config.seed,
+    search = Search(rows.x, rows.y, rows.x_compare, rows.y_compare, network, guards, config.search, config.seed,
                     config.time_limit, cost=COSTS[config.objective])
     cuts = plain_cuts(network, rows.x[::-(-len(rows.x)//4096)])
     search.add(cuts, "cut", None, kin=True)
     search.add([c for c in cuts if c.architecture.n_params <= search.config.most_trained], "cut and distilled",
-               search.config.anneal(len(rows.x), 0.5, 0.003), search.config.lesson, kin=True)
+               search.training(0.5, 0.003), search.config.lesson, kin=True)
     tell("plain cuts")
-    plans = make_plans(network, rows, config, task, planner)
+    plans = make_plans(network, rows, config, planner)
     search.add([v.network for p in plans for v in p.visits], "agent", None, kin=True)
     tell("plan")
     run_search(search, *plan_range(search, plans), tell)
@@ -255,22 +270,6 @@ def _compress_rows(network: DenseNetwork, rows: Rows, config: CompressConfig, ta
     bar.close()
     seconds = time.monotonic() - start
     return [replace(result, seconds=seconds) for result in found]
-
-
-def make_plans(network: DenseNetwork, rows: Rows, config: CompressConfig, task: str, planner: GenericAgent | None) -> list[PlanResult]:
-    "What the agent would do for each budget, by the quick rules it learnt under; nothing where no agent knows the task."
-    if task != "classification" or (planner is None and config.agent is None): return []
-    agent = planner or load_generic(config.agent)
-    agent = agent if config.search.select_inputs else agent.under(inputs=False)
-    return plan_budgets(agent, network, rows.x, rows.y, rows.x_compare, rows.y_compare, config.budgets, config.seed, agent.plan)
-
-
-def plan_range(search: Search, plans: Sequence[PlanResult]) -> tuple[int, float | None]:
-    "Sizes to scan first, from the agent's networks for the smallest and the largest budget; without a plan, the default of `scan`."
-    if not plans: return 0, None
-    small, large = (plans[i].network.architecture.n_params for i in (-1, 0))
-    least = 4*(search.x.shape[1] + search.n_outputs)
-    return min(small//16, least), float(min(max(large, least), 4000))
 
 # %% ../nbs/09c_compress.ipynb #3a39136f
 @dataclass(frozen=True)
@@ -382,7 +381,7 @@ def compress(
     space = _space(x, target)
     place = lambda rows: tuple(v.to(device) for v in space.rows(*rows))
     rows = hold_out(*place((x, target)), held and place(held), seed=random_state)
-    found = compress_rows(space.into(given.network), rows, config, given.task, progress=progress)
+    found = compress_rows(space.into(given.network), rows, config, progress=progress)
     results = [_turned_back(result, given, space) for result in found]
     return results if front else results[0]
 

@@ -272,7 +272,7 @@ def train_for(
     probe: int = 10,      # Updates that tell how long one takes
 ) -> list[Candidate]:     # All that were trained, in the pool
     "Train all architectures from new starts, again and again, until the time is over."
-    began, found, config = time.process_time(), [], search.config.anneal(len(search.x))
+    began, found, config = time.process_time(), [], search.training()
     spent = lambda: time.process_time() - began
     teach = lambda networks: (search.teacher, [lesson]*len(networks)) if lesson else (None, ())
     networks = _fresh(search, architectures, -1)

@@ -117,7 +117,7 @@ class _NeonEstimator(BaseEstimator):
         rows, enough = _split(self._rows(X).to(device), y.to(device), self.validation_fraction, seed)
         if not enough: warnings.warn(f"{len(X)} rows are too few to compress a network; it is kept as it was", stacklevel=3)
         network = self._train(rows, seed) if given is None else given
-        self.result_ = compress_rows(network, rows, config, self._task)[0] if enough else None
+        self.result_ = compress_rows(network, rows, config)[0] if enough else None
         self.network_ = copy.deepcopy(self.result_.network if enough else network).cpu().eval()
         return self
 
@@ -149,7 +149,7 @@ def _nonzero(scale: np.ndarray) -> np.ndarray:
 # %% ../nbs/09d_estimators.ipynb #665bf60b
 class NeonClassifier(ClassifierMixin, _NeonEstimator):
     "A classifier that is a small dense network."
-    _task, _metric = "classification", "accuracy"
+    _metric = "accuracy"
 
     def fit(self, X, y):
         X, y = validate_data(self, X, y, dtype=np.float64)
@@ -204,7 +204,7 @@ def _check_inputs(network: DenseNetwork, n_features: int) -> None:
 # %% ../nbs/09d_estimators.ipynb #61f99a27
 class NeonRegressor(RegressorMixin, _NeonEstimator):
     "A regressor that is a small dense network."
-    _task, _metric = "regression", "r2"
+    _metric = "r2"
 
     def __sklearn_tags__(self):
         "What scikit-learn should know: several values per row are possible."

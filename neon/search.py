@@ -107,19 +107,16 @@ class SearchConfig(Config):
     most_trained: int = 50_000 # Parameters of the largest network that is trained
     select_inputs: bool = True # May the networks read fewer features?
     lesson: float = 1.0        # Weight of the reference's outputs where a network is distilled; 0: none is
-    task: str = "classification" # Or "regression"
 
     def __post_init__(self):
         require(self.effort > 0, f"effort must be positive, got {self.effort}")
         require(self.starts >= 1, f"starts must be at least 1, got {self.starts}")
         require(self.rounds >= 0, f"rounds must be at least 0, got {self.rounds}")
-        require(self.task in ("classification", "regression"), f"task must be classification or regression, got {self.task!r}")
 
     def anneal(self, rows: int, factor: float = 1.0, learning_rate: float = 0.02) -> AnnealConfig:
         "Training for so many rows."
         updates = max(30, round(9*self.effort*factor*math.sqrt(rows)))
-        return AnnealConfig(updates, 256 if rows > 4000 else 128, learning_rate, warm_up=max(1, updates//20),
-                            loss="squared" if self.task == "regression" else "cross_entropy")
+        return AnnealConfig(updates, 256 if rows > 4000 else 128, learning_rate, warm_up=max(1, updates//20))
 
 # %% ../nbs/09a_search.ipynb #d7be6e5a
 def _fewer(width: int, shares: Sequence[float]) -> list[int]:
@@ -167,7 +164,8 @@ class Search:
         self.x, self.y, self.x_compare, self.y_compare = x, y, x_compare, y_compare
         self.guards, self.config, self.seed, self.cost = sorted(guards, key=lambda g: g.budget), config, seed, cost
         teacher, self.reference = predict(reference, x), predict(reference, x_compare)
-        self.teacher = teacher if config.task == "regression" else _as_probabilities(teacher)
+        self.loss = "squared" if y.dtype.is_floating_point else "cross_entropy"
+        self.teacher = teacher if self.loss == "squared" else _as_probabilities(teacher)
         self.n_outputs = self.teacher.shape[1]
         self.metric = self.guards[0].metric
         self.scores = influence(self.metric, y, teacher), influence(self.metric, y_compare, self.reference)
@@ -177,6 +175,10 @@ class Search:
         self.trained = 0
         few = torch.linspace(0, len(x) - 1, min(len(x), 1500)).long()
         self.sample = x[few.to(x.device)]
+
+    def training(self, factor: float = 1.0, learning_rate: float = 0.02) -> AnnealConfig:
+        "How networks are trained on these rows, for classes or for values."
+        return replace(self.config.anneal(len(self.x), factor, learning_rate), loss=self.loss)
 
     def in_time(self) -> bool:
         "Is there time left?"
@@ -238,7 +240,7 @@ def scan(
     most: float | None = None, # Parameters; None: about ten hidden units
 ) -> None:
     "Train all shapes in a range of sizes, and in larger ranges until one is found that suffices, with room above it."
-    n, config = search.x.shape[1], search.config.anneal(len(search.x), 0.5)
+    n, config = search.x.shape[1], search.training(0.5)
     most = most or 10*(n + search.n_outputs)
     while True:
         config = replace(config, learning_rate=0.02*min(1.0, (2000/most)**0.5))  # wide networks want smaller steps
@@ -278,7 +280,7 @@ def descend(search: Search, share: float = 0.5, learning_rate: float = 0.01) -> 
                     chosen.setdefault((child.architecture, parent.lesson > 0), (child, origin, parent.lesson))
     picked = spread(list(chosen.values()), search.config.children*len(search.guards), lambda c: search.cost(c[0].architecture))
     picked = affordable(picked, 2*search.config.most_trained, lambda c: c[0].architecture.n_params)
-    if picked: search.add(*zip(*((c, o) for c, o, _ in picked), strict=True), search.config.anneal(len(search.x), share, learning_rate),
+    if picked: search.add(*zip(*((c, o) for c, o, _ in picked), strict=True), search.training(share, learning_rate),
                           [lesson for *_, lesson in picked])
     return len(picked)
 
@@ -309,7 +311,7 @@ def polish(search: Search, share: float = 1.0, n: int = 6) -> None:
         chosen.update({id(c): c for c in [*front(near, search.size)[-n:], *near[:n]]})
     candidates = sorted((c for c in chosen.values() if c.size <= search.config.most_trained), key=lambda c: c.size)
     candidates = affordable(candidates, 2*search.config.most_trained, lambda c: c.size)
-    longer = search.config.anneal(len(search.x), share, 0.01)
+    longer = search.training(share, 0.01)
     search.add([c.network for c in candidates], "trained on", longer, [c.lesson for c in candidates])
 
 

@@ -1,0 +1,118 @@
+"Published pruners: what every one of them promises, on a small network for wine."
+import dataclasses
+import itertools
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+
+from neon.baselines import BASELINES, Target, choose, trainable
+from neon.core import NeonError, generator
+from neon.data import load_dataset, prepare
+from neon.networks import Architecture, Row, build_network
+from neon.rivals import AmcConfig, LayerEnv, Refits, amc_path, even_widths, learn_widths, optional
+from neon.training import AnnealConfig, anneal, predict
+
+NAMES = ("tp_magnitude", "tp_taylor", "lap1", "lap4", "admm1", "admm4", "amc1", "amc4")
+PUBLISHED = [name for name in NAMES if not name.startswith("amc")]
+TARGET = Target(budget=50.0, epochs=3, epoch_rows=48)
+SHORT = AmcConfig(6, 2, updates=1, units=16)
+
+pytest.importorskip("torch_pruning")
+pytest.importorskip("stable_baselines3")
+
+
+def path_of(name: str):
+    "The path of a rival; AMC with few walks."
+    return partial(amc_path, passes=int(name[-1]), config=SHORT) if name.startswith("amc") else BASELINES[name].path
+
+
+@pytest.fixture(scope="module")
+def data():
+    return prepare(load_dataset("wine"), "strict", seed=0)
+
+
+@pytest.fixture(scope="module")
+def network(data):
+    rows = (Row(10, before=("batchnorm",)), Row(8, "sigmoid", before=("dropout",)), Row(6, after=("batchnorm",)), Row(3, "identity"))
+    trained, = anneal([build_network(Architecture(data.n_features, rows))], data.X_train, data.y_train, AnnealConfig(150, 64, 5e-3))
+    return trained
+
+
+def numbers(network): return torch.cat([t.flatten().double() for t in network.state_dict().values()])
+
+
+def first(name, network, data, target=TARGET, n=1): return [o.network for o in itertools.islice(path_of(name)(network, data, target), n)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smaller_and_fitting_with_test_rows_out_of_reach(name, network, data):
+    before = numbers(network).clone()
+    blind = dataclasses.replace(data, X_test=torch.full_like(data.X_test, float("nan")), y_test=torch.full_like(data.y_test, -1))
+    asked = []
+    def spy():
+        for offer in path_of(name)(network, blind, TARGET):
+            asked.append(offer.size)
+            yield offer
+    best, = choose(spy(), network, blind, [TARGET])
+    assert asked == sorted(asked, reverse=True) and asked[0] < network.architecture.n_params
+    assert best.size < network.architecture.n_params and best.network.architecture.depth == 3
+    assert predict(best.network, data.X_validation).isfinite().all() and best.network.architecture.n_outputs == 3
+    assert torch.equal(before, numbers(network)), "the original is left alone"
+    again, = first(name, network, data)
+    assert torch.equal(numbers(again), numbers(first(name, network, blind)[0])), "the same seed, the same network; test rows do not matter"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_only_training_rows_are_learnt(name, network, data):
+    class LastWeights(Target):
+        def training(self, *args, **changes): return super().training(*args, **{**changes, "patience": None})
+
+    noise = generator(0, "noise")
+    other = dataclasses.replace(data, X_validation=torch.from_numpy(noise.normal(size=data.X_validation.shape)).float(),
+                                y_validation=torch.from_numpy(noise.integers(3, size=len(data.y_validation))))
+    target = LastWeights(epochs=1)  # nothing is chosen on the validation rows
+    here, there = (first(name, network, d, target)[0] for d in (data, other))
+    assert torch.equal(numbers(here), numbers(there))
+    unlike = dataclasses.replace(data, y_train=data.y_train.flip(0))
+    assert not torch.equal(numbers(here), numbers(first(name, network, unlike, target)[0]))
+
+
+def test_registered_with_their_passes():
+    assert set(NAMES) <= set(BASELINES)
+    passes = {name: BASELINES[name].path.keywords.get("passes") for name in NAMES if name[-1].isdigit()}
+    assert passes == {"lap1": 1, "lap4": 4, "admm1": 1, "admm4": 4, "amc1": 1, "amc4": 4}
+    assert [name for name in NAMES if BASELINES[name].stochastic] == ["amc1", "amc4"]
+
+
+def test_walks_keep_to_their_size_and_agents_to_their_generators(network, data):
+    plain = trainable(network)
+    most = plain.architecture.n_params//3
+    env = LayerEnv(Refits(plain, data.X_train), most, data.X_validation, data.y_validation)
+    check_env(env, skip_render_check=True)
+    rng = generator(1, "walks")
+    for _ in range(30):
+        env.reset()
+        for _ in env.even: _, reward, done, _, _ = env.step(rng.uniform(-1, 1, 1))
+        assert done and -1 <= reward <= 0 and env.refits.cut(env.chosen).architecture.n_params <= most
+    state = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    widths = [learn_widths(LayerEnv(env.refits, most, env.x, env.y), SHORT, seed) for seed in (0, 0)]
+    after = torch.random.get_rng_state(), np.random.get_state()[1], random.getstate()  # noqa: NPY002
+    assert widths[0] == widths[1]
+    assert torch.equal(state[0], after[0]) and np.array_equal(state[1], after[1]) and state[2] == after[2]
+
+
+def test_even_widths_use_what_there_is():
+    wide = Architecture(10, (Row(100), Row(50), Row(2, "identity")))
+    narrow = even_widths(wide, 2000)
+    size = lambda widths: Architecture(10, (*(Row(w) for w in widths), Row(2, "identity"))).n_params
+    assert size(narrow) <= 2000 < size([w + 2 for w in narrow])
+    assert even_widths(wide, 10**6) == [100, 50] and even_widths(wide, 5) == [1, 1]
+
+
+def test_a_missing_library_is_named():
+    with pytest.raises(NeonError, match=r"needs torch-pruning: pip install 'neon-compression\[baselines\]'"):
+        optional("no_such_module", "torch-pruning")
