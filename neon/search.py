@@ -61,6 +61,8 @@ class Candidate:
     kin: bool = False     # Cut out of the reference, with its weights and its luck?
     fitted: float = 0.0   # Score on the rows it was trained on, in points
     compared: float = 0.0 # Score on the rows of the search, in points
+    blind: bool = False   # Made without a look at the rows of the search?
+    seen: Drop | None = None # On the fitted rows
 
     @property
     def size(self) -> int:
@@ -191,6 +193,7 @@ class Search:
         training: AnnealConfig | None, # None: they come trained
         lessons: float | Sequence[float] = 0.0, # Weight of the reference as a teacher, of all or of each
         kin: bool = False,             # See `Candidate`
+        blind: bool = False,           # Likewise
     ) -> list[Candidate]:
         "Train networks, score them, put them into the pool."
         if not networks: return []
@@ -200,7 +203,7 @@ class Search:
             seed = int(seed_sequence(self.seed, "search", self.trained).generate_state(1)[0])
             taught = (self.teacher, lessons) if any(lessons) else (None, ())
             networks, self.trained = anneal(networks, self.x, self.y, training, seed, *taught), self.trained + len(networks)
-        found = [self.judge(n, o, lesson, kin) for n, o, lesson in zip(networks, origins, lessons, strict=True)]
+        found = [replace(self.judge(n, o, lesson, kin), blind=blind) for n, o, lesson in zip(networks, origins, lessons, strict=True)]
         self.pool += [c for c in found if math.isfinite(c.drop.points)]
         smooth(self.pool, 100*self.score, len(self.x), len(self.x_compare))
         return found
@@ -210,7 +213,9 @@ class Search:
         fitted, compared = (influence(self.metric, y, predict(network, x)) for x, y in ((self.x, self.y), (self.x_compare, self.y_compare)))
         points = 100*float(self.score - compared.mean())
         drop = Drop(points, spread_error(self.metric, self.scores[0] - fitted, self.scores[1] - compared), len(compared))
-        return Candidate(network, drop, origin, lesson, kin, 100*float(fitted.mean()), 100*float(compared.mean()))
+        lost = 100*(self.scores[0] - fitted)
+        seen = Drop(float(lost.mean()), float(lost.std())/math.sqrt(len(lost)), len(lost))
+        return Candidate(network, drop, origin, lesson, kin, 100*float(fitted.mean()), 100*float(compared.mean()), seen=seen)
 
     def size(self, c: Candidate) -> float:
         "What should be small."
@@ -249,7 +254,7 @@ def scan(
         networks = [build_network(a, torch_generator(search.seed, "start", str(a), a.rows[0].activation, start)).to(search.x.device)
                     for a, start in plan]
         lessons = [search.config.lesson*(start % 2) for _, start in plan]
-        search.add(networks, ["distilled" if lesson else "fresh" for lesson in lessons], config, lessons)
+        search.add(networks, ["distilled" if lesson else "fresh" for lesson in lessons], config, lessons, blind=True)
         best = search.smallest(search.guards[0])
         if (best and 4*best.size <= most) or most >= search.config.most_trained or not search.in_time(): return
         least, most = int(most) + 1, 4*most

@@ -48,16 +48,19 @@ def test_smaller_within_the_budget_and_repeatable(task):
     assert right(first.network) > right(task[0]) - 0.06
 
 
-def test_the_promise_is_about_rows_that_the_search_never_saw(task):
+def test_the_promise_is_about_rows_that_did_not_choose(task):
     network, fit, validation, _ = task
     rows = hold_out(*fit, validation)
+    everything = torch.cat([rows.x_compare, rows.x_guard]), torch.cat([rows.y_compare, rows.y_guard])
     for result in compress_rows(network, rows, CompressConfig(budgets=(1.0, 4.0), agent=None, search=HURRY)):
         guard = result.guard
-        drop = paired_drop(guard.metric, rows.y_guard, predict(network, rows.x_guard), predict(result.network, rows.x_guard))
+        x, y = everything if result.drop.rows == len(everything[1]) else (rows.x_guard, rows.y_guard)
+        drop = paired_drop(guard.metric, y, predict(network, x), predict(result.network, x))
         assert drop.points == pytest.approx(result.drop.points, abs=1e-4) and guard.holds(drop)
         assert all(a.accepted == guard.holds(a.drop) for a in result.asked)
+        assert all(a.candidate.blind or a.drop.rows == len(rows.y_guard) for a in result.asked)
         sizes = [a.candidate.size for a in result.asked]
-        assert sum(after > before for before, after in zip(sizes, sizes[1:], strict=False)) <= 1  # two lines, each falling
+        assert sum(after > before for before, after in zip(sizes, sizes[1:], strict=False)) <= 2  # three lines, each falling
         assert result.network.architecture.n_params == min(a.candidate.size for a in result.asked if a.accepted)
 
 
@@ -131,7 +134,9 @@ def test_features_as_they_come_and_labels_of_any_kind():
 
 def test_without_validation_rows_a_part_is_kept(task):
     network, (x, y), _, _ = task
-    assert compress(network, x, y, budget=3, search=HURRY, agent=None).drop.rows == pytest.approx(0.3*0.7*250, abs=2)
+    result = compress(network, x, y, budget=3, search=HURRY, agent=None)
+    kept = 0.3*250  # all of them judge what was made without them, the guard's part the rest
+    assert all(min(abs(a.drop.rows - kept), abs(a.drop.rows - 0.7*kept)) <= 2 for a in result.asked)
 
 
 def test_plain_cuts_get_smaller_and_stay_close(task):
