@@ -270,6 +270,7 @@ def train_for(
     origin: str,
     lesson: float = 0.0,  # Weight of the reference as a teacher
     probe: int = 10,      # Updates that tell how long one takes
+    blind: bool = False,  # Were the architectures chosen without a look at the rows of comparison?
 ) -> list[Candidate]:     # All that were trained, in the pool
     "Train all architectures from new starts, again and again, until the time is over."
     began, found, config = time.process_time(), [], search.training()
@@ -287,7 +288,7 @@ def train_for(
             networks = _fresh(search, group, turn)
             training = replace(config, updates=updates, learning_rate=rate*slower, warm_up=max(1, updates//20))
             trained = anneal(networks, search.x, search.y, training, search.seed + turn, *teach(networks))
-            found += search.add([fold_norms(n) for n in trained], origin, None, lesson)
+            found += search.add([fold_norms(n) for n in trained], origin, None, lesson, blind=blind)
         each = (spent() - start)/updates
 
 
@@ -376,11 +377,11 @@ def control_rows(
     begin, config, rows, unfolded = time.process_time(), CompressConfig(tuple(budgets)), network_rows(data, i), network.architecture
     network, guards = fold_norms(network), config.guards()
     search = Search(rows.x, rows.y, rows.x_compare, rows.y_compare, network, guards, SearchConfig(), seed)
-    search.add(plain_cuts(network, rows.x[::-(-len(rows.x)//4096)]), "cut", None, kin=True)
+    search.add(plain_cuts(network, rows.x[::-(-len(rows.x)//4096)]), "cut", None, kin=True, blind=True)
     left = max(0.0, seconds - (time.process_time() - begin))
     if method in CONTROLS[:3]:
         tried = halved(unfolded) if method == CONTROLS[0] else depth_one(data.n_features, data.n_classes)
-        train_for(search, tried, left, method, float(method.startswith("distilled")))
+        train_for(search, tried, left, method, float(method.startswith("distilled")), blind=True)
     else:
         for guard in guards:
             size = guess_size(method, known, facts, data.name, i, guard.budget, network.architecture.n_params)
