@@ -292,8 +292,9 @@ def layers_figure(
         for ax in axes[len(panels):]: ax.set_visible(False)
         for ax, (title, series) in zip(axes, panels.items(), strict=False):
             table = series.unstack("layer")
-            image = ax.pcolormesh(table.columns, table.index, table.to_numpy(dtype=float), cmap="cividis", norm=norm, edgecolors="white",
-                                  linewidth=1)
+            table = table.reindex(index=range(table.index.min(), table.index.max() + 1), columns=range(1, table.columns.max() + 1))
+            edges = [np.arange(len(side) + 1) + side[0] - 0.5 for side in (table.columns, table.index)]  # a single depth has a height too
+            image = ax.pcolormesh(*edges, table.to_numpy(dtype=float), cmap="cividis", norm=norm, edgecolors="white", linewidth=1)
             for (depth, layer), v in series.items():
                 ax.text(layer, depth, times(v)[:-1], ha="center", va="center", fontsize=7, color="white" if norm(v) < 0.55 else "black")
             ax.set_xticks(table.columns)
