@@ -515,7 +515,7 @@ def study_state(config: StudyConfig, folder: Path) -> pd.DataFrame: # job, state
     state = lambda job: "done" if rows_file(job, folder).exists() else "failed" if failure_file(job, folder).exists() else "waiting"
     return pd.DataFrame([(str(job), state(job)) for job in jobs(config)], columns=["job", "state"])
 
-
+# %% ../nbs/15_cli.ipynb #a12ef8f1
 def _study(args: argparse.Namespace) -> None:
     if args.action == "methods":
         known = pd.DataFrame([{"name": m.name, "label": m.label, "source": m.source} for m in STUDY_METHODS.values()])
@@ -645,7 +645,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("reinforce", add_help=False, help="train with the flags, folders and files of the original NEON")
     return parser
 
-
+# %% ../nbs/15_cli.ipynb #7c614390
 def _add_compress(commands, debug: argparse.ArgumentParser) -> None:
     "The one call."
     command = _subparser(
@@ -695,7 +695,7 @@ def _add_ecomp(commands, debug: argparse.ArgumentParser) -> None:
         ecomp.add_argument(f"--no-save-{name}", dest=f"save_{name}", action="store_false", help=f"do not write {what}")
     ecomp.add_argument("--save-front", action="store_true", help="keep the weights of the whole front, too (preset neon)")
 
-
+# %% ../nbs/15_cli.ipynb #8fa2f687
 _STUDY = {
     "list": ("the jobs and their states", "List all jobs in their order, and which are done.", "  neon study list --profile quick"),
     "run": ("do the jobs that are not done, then gather", "Train base networks, do all jobs in processes of this machine, and gather the "

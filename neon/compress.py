@@ -111,8 +111,7 @@ class Asked:
 
 def likely_bound(guard: Guard, drop: Drop, rows: int, confidence: float = 0.9) -> float:
     "What the guard will measure on so many rows at most, as sure as this, after `drop` was measured on others."
-    prior = math.inf if guard.prior is None else guard.prior*max(guard.budget, 0.5)
-    trust = 1.0 if math.isinf(prior) else prior**2/(prior**2 + drop.error**2)
+    trust = drop.trust(guard.deviation)
     error = drop.error*math.sqrt(trust + drop.rows/rows)
     return trust*drop.points + NormalDist().inv_cdf(confidence)*error
 
@@ -136,7 +135,7 @@ def line_up(search: Search, guard: Guard, rows: tuple[int, int]) -> tuple[list[C
     within = [c for c in search.pool if c.drop.points - c.drop.error <= guard.budget]
     return cuts, ladder, octaves(search, within, lambda c: likely_bound(guard, c.drop, rows[1]))
 
-
+# %% ../nbs/09c_compress.ipynb #97a24c78
 def ask(
     search: Search,
     guard: Guard,

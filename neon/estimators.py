@@ -70,7 +70,7 @@ def _as_network(given) -> DenseNetwork:
     require(isinstance(given, nn.Module), f"network must be a torch module or a fitted MLPClassifier or MLPRegressor, got {kind}")
     return parse_network(given)
 
-
+# %% ../nbs/09d_estimators.ipynb #accdc3a4
 class _NeonEstimator(BaseEstimator):
     "Fit, compress, predict."
 

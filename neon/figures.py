@@ -84,7 +84,7 @@ def _times(value: float, _position=None) -> str:
     return f"{_plain(value)}×"
 
 # %% ../nbs/14_figures.ipynb #ee3c8995
-def _log_axis(ax, axis: str, values, label=_times, pad: float = 1.15) -> None:
+def _log_axis(ax, axis: str, values, label=_times, pad: float = 1.15, apart: int = 1) -> None:
     "Make one axis logarithmic, wide enough for `values`, with labels a reader can count."
     low, high = np.min(values), np.max(values)
     low, high = low/pad, high*pad
@@ -93,7 +93,8 @@ def _log_axis(ax, axis: str, values, label=_times, pad: float = 1.15) -> None:
     steps = (1, 1.5, 2, 3, 5, 7) if decades < 0.8 else (1, 2, 5) if decades < 2.2 else (1, 3) if decades < 3 else (1,)
     getattr(ax, f"set_{axis}scale")("log")
     getattr(ax, f"set_{axis}lim")(low, high)
-    ticks = [step*10.0**k for k in range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1) for step in steps]
+    ticks = [step*10.0**k for k in range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+             if k % apart == 0 for step in steps]
     which = getattr(ax, f"{axis}axis")
     which.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     which.set_minor_locator(NullLocator())
@@ -365,6 +366,9 @@ def compression_figure(
     return fig
 
 # %% ../nbs/14_figures.ipynb #aff03df0
+_ORIGINAL = {"marker": "s", "linestyle": "", "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 1.2}
+
+
 def _layers_panel(ax, results: Sequence) -> None:
     "Features that are read and units of the hidden layers: outline before, filled after."
     before, share = results[0].original.architecture.widths[:-1], 0.7/len(results)
@@ -388,7 +392,7 @@ def _offers_panel(ax, results: Sequence) -> int:
     seen = [(size, change) for size, change in offers if change >= floor]
     ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
     ax.plot(*zip(*seen, strict=True) if seen else ([], []), color=COLOURS["grey"], marker="o", markersize=4, linewidth=1.0, zorder=2)
-    ax.plot(original, 0, "s", color="black", markersize=6, zorder=5)
+    ax.plot(original, 0, markersize=13, zorder=7, **_ORIGINAL)  # around whatever was kept as it was
     for i, (result, (colour, marker)) in enumerate(zip(results, _MARKS, strict=False)):
         ax.axhline(-result.guard.budget, color=COLOURS[colour] if len(results) > 1 else "black", linewidth=1.0, linestyle="--", zorder=1.5)
         for asked in result.asked if len(results) == 1 else ():
@@ -396,7 +400,7 @@ def _offers_panel(ax, results: Sequence) -> int:
             _judged(ax, asked.candidate.size, asked.drop, floor, markersize=5, zorder=3, **look)
         _judged(ax, result.network.architecture.n_params, result.drop, floor, color=COLOURS[colour], marker=marker if i else "D",
                 markersize=8, markeredgecolor="black", zorder=6)
-    _log_axis(ax, "x", [original, *(r.network.architecture.n_params for r in results), *(size for size, _ in seen)], _plain)
+    _log_axis(ax, "x", [original, *(r.network.architecture.n_params for r in results), *(size for size, _ in seen)], _plain, pad=1.4)
     ax.set_ylim(bottom=max(ax.get_ylim()[0], floor - 0.3))
     return len(offers) - len(seen)
 
@@ -408,8 +412,8 @@ def _judged(ax, size: int, drop, floor: float, **look) -> None:
 # %% ../nbs/14_figures.ipynb #4b6ab934
 def _compression_legend(results: Sequence) -> list:
     "What the marks are."
-    mark = lambda label, **look: Line2D([], [], linestyle="", label=label, **look)
-    handles = [mark("original", marker="s", color="black"),
+    mark = lambda label, **look: Line2D([], [], **{"linestyle": "", **look}, label=label)
+    handles = [mark("original", markersize=8, **_ORIGINAL),
                Line2D([], [], color=COLOURS["grey"], marker="o", markersize=4, label="on offer")]
     if len(results) == 1:
         judged = [mark("accepted by the guard", marker="o", color=COLOURS["blue"]), mark("refused", marker="x", color=COLOURS["vermilion"])]

@@ -158,7 +158,7 @@ def _pay(decisions: list[Decision], episode: PlanEpisode, gained: float | None, 
     decisions[-1].reward += PLAN_REWARDS[reward](episode, gained)
     decisions[-1].last = episode.terminated
 
-
+# %% ../nbs/08a_generic.ipynb #f8234c2a
 def chooser(
     policy: GenericPolicy,
     rng: torch.Generator | None = None, # None: the likeliest action
@@ -386,7 +386,7 @@ def _resume(checkpoint: str | Path, config: GenericConfig, plan: PlanConfig, see
             f"{checkpoint} was trained with other settings; remove it or choose another")
     return agent
 
-
+# %% ../nbs/08a_generic.ipynb #c7cafbba
 def _first_look(league: Sequence[Sequence[Origin]], seed: int) -> list[dict]:
     "States met when acting at random on one network of every data set, with two budgets."
     rng, seen = generator(seed, "first look"), []
@@ -494,7 +494,7 @@ def plan(
     result, = plan_budgets(agent, network, x, y, x_validation, y_validation, [budget], seed, config, tries)
     return result
 
-
+# %% ../nbs/08a_generic.ipynb #5df01c89
 def plan_budgets(
     agent: GenericAgent, network: DenseNetwork, x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor,
     budgets: Sequence[float], # Several, in points; played in step

@@ -72,7 +72,7 @@ def _r2(y: np.ndarray, output: np.ndarray) -> np.ndarray:
 
 METRICS: dict[str, Influence] = {"accuracy": _accuracy, "balanced_accuracy": _balanced, "auc": _auc, "log_loss": _log_likelihood, "r2": _r2}
 
-
+# %% ../nbs/09_guard.ipynb #ac2ca0d1
 def get_metric(
     name: str | Influence, # "accuracy", "balanced_accuracy", "auc", "log_loss", "r2", or a function of your own
 ) -> Influence:            # Labels (n,) and outputs (n, outputs) -> influence values (n,), more is better
@@ -105,11 +105,12 @@ class Drop:
         prior: float | None = None,   # Standard deviation, in points, of true drops before these rows were seen; None: no prior
     ) -> float:                       # Points
         "Upper bound of the true drop."
-        if prior is None: mean, error = self.points, self.error
-        else:
-            trust = prior**2/(prior**2 + self.error**2)
-            mean, error = trust*self.points, math.sqrt(trust)*self.error
-        return mean + float(stats.norm.ppf(confidence))*error
+        trust = self.trust(prior)
+        return trust*self.points + float(stats.norm.ppf(confidence))*math.sqrt(trust)*self.error
+
+    def trust(self, prior: float | None) -> float: # In (0, 1]
+        "Weight of what was measured, beside a prior around no drop."
+        return 1.0 if prior is None else prior**2/(prior**2 + self.error**2)
 
 
 def paired_drop(
@@ -140,9 +141,14 @@ class Guard(Config):
         require(self.patience >= 1, f"patience must be at least 1, got {self.patience}")
         require(self.prior is None or self.prior > 0, f"prior must be None or positive, got {self.prior}")
 
+    @property
+    def deviation(self) -> float | None:
+        "Of true drops before any rows were seen, in points; None: no prior."
+        return None if self.prior is None else self.prior*max(self.budget, 0.5)
+
     def bound(self, drop: Drop) -> float:
         "Upper bound of the true drop, in points."
-        return drop.upper(self.confidence, None if self.prior is None else self.prior*max(self.budget, 0.5))
+        return drop.upper(self.confidence, self.deviation)
 
     def holds(self, drop: Drop) -> bool:
         "Is this drop within the budget, as measured and as bounded?"

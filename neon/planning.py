@@ -346,7 +346,7 @@ def measure(
     sizes = np.array([_sizes(network.architecture, row, w) for w in widths], dtype=np.float32)
     return Effects(widths, offered, make, loss.numpy(), (output.argmax(-1) == y).float().mean(1).numpy(), sizes[:, 0], sizes[:, 1])
 
-
+# %% ../nbs/07b_planning.ipynb #bd6b318c
 def _fits(H: Tensor, X: Tensor, there: DenseRow, widths: Sequence[int]) -> tuple[Tensor | None, dict[int, tuple[Tensor, Tensor]]]:
     "Forward order, and per width the linear layer that follows; under 0, the one that takes the place of two."
     T, cuts = there.linear(H), sorted({w for w in widths if 0 < w < H.shape[1]})
@@ -427,7 +427,7 @@ def within_budget(drop: float, error: float, budget: float, config: PlanConfig) 
     "Is the drop within the budget, with a margin of some standard errors (but of no more than a share of the budget)?"
     return drop + min(config.caution*error, config.caution_share*budget) <= budget + 1e-6
 
-
+# %% ../nbs/07b_planning.ipynb #6e9ffb49
 class PlanEpisode:
     "One network being compressed within one budget."
 

@@ -31,7 +31,7 @@ from .core import Config, NeonError, flush_denormals, generator, require, seed_s
 from .data import PreparedData
 from .networks import Architecture, DenseNetwork, DenseRow, parse_network
 from .surgery import fold_norms, keep_width, most_important, slice_units, spread_importance
-from .training import Stack, _batches_per_epoch, _is_coarse, _losses, _minibatches, copy_network, evaluate
+from .training import Stack, batches_per_epoch, copy_network, evaluate, is_coarse, minibatches, stack_losses
 
 # %% ../nbs/10a_rivals.ipynb #85e446e3
 Cutter = Callable[[DenseNetwork, list[int], PreparedData, Target], DenseNetwork] # (network, hidden widths, ...) -> not yet trained
@@ -191,16 +191,16 @@ def admm_train(
     "Train under the constraint."
     training = target.training(config.epochs, len(data.y_train))
     x, y, stack = data.X_train[None], data.y_train, Stack([network]).to(data.X_train.device)
-    coarse, split = _is_coarse([network], x, training.precision), Splitting(stack, widths, config.rho)
+    coarse, split = is_coarse([network], x, training.precision), Splitting(stack, widths, config.rho)
     optimiser = torch.optim.Adam(stack.parameters(), training.learning_rate, fused=True)
-    batches = _minibatches(len(y), training.batch_size, torch_generator(target.seed, "admm"), x.device)
+    batches = minibatches(len(y), training.batch_size, torch_generator(target.seed, "admm"), x.device)
     with flush_denormals():
         for _ in range(config.rounds):
-            for rows in islice(batches, config.epochs*_batches_per_epoch(len(y), training)):
+            for rows in islice(batches, config.epochs*batches_per_epoch(len(y), training)):
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=coarse, cache_enabled=False):
                     output = stack(x[:, rows], len(stack.rows))
                 optimiser.zero_grad()
-                (_losses(output.to(x.dtype), y[rows]).sum() + split.pull()).backward()
+                (stack_losses(output.to(x.dtype), y[rows]).sum() + split.pull()).backward()
                 optimiser.step()
             split.update(config.growth)
     trained = copy_network(network)
@@ -289,7 +289,7 @@ def even_widths(
         low, high = (middle, high) if _n_params(architecture, at(middle)) <= most else (low, middle)
     return at(low)
 
-
+# %% ../nbs/10a_rivals.ipynb #bc49df06
 class LayerEnv(gymnasium.Env):
     "One walk through the hidden layers; each action sets a width. No walk ends with more parameters than it may."
 

@@ -52,6 +52,7 @@ from .export import latency
 from .generic import PlanResult, load_generic, plan_budgets
 from .networks import DenseNetwork, load_network, save_network
 from .results import Column, read_training
+from .runs import claim_folder
 from .search import SearchConfig
 from .training import evaluate, train_networks
 
@@ -386,7 +387,7 @@ def failure_file(job: Job, folder: str | Path) -> Path:
     "Where it stands why a job failed."
     return Path(folder)/"failures"/f"{job}.json"
 
-
+# %% ../nbs/13f_study.ipynb #4b164ffc
 def run_job(
     job: Job,
     config: StudyConfig,
@@ -418,16 +419,7 @@ def _keep(job: Job, config: StudyConfig, offers: Sequence[Offer], network: Dense
 # %% ../nbs/13f_study.ipynb #119e35a2
 def open_study(config: StudyConfig, folder: str | Path) -> Path:
     "Claim a folder for a study, or find it claimed by the same settings."
-    folder, ours = Path(folder), config.recipe()
-    file = folder/"config.json"
-    if file.is_file():
-        theirs = read_json(file).get("config", {})
-        differing = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
-        require(not differing, f"{folder} holds a study with other settings ({', '.join(differing)}); choose another folder or remove it")
-        return folder
-    try: write_json(file, run_metadata(config=ours))
-    except (NotADirectoryError, FileExistsError): raise NeonError(f"{folder} is not a folder that can be written to") from None
-    return folder
+    return claim_folder(folder, config.recipe(), "a study")
 
 
 def waiting(config: StudyConfig, folder: str | Path, retry: bool = False) -> list[Job]:
@@ -513,7 +505,7 @@ def run_study(
         run_jobs(todo, config, folder, workers, say)
     return study_rows(config, folder)
 
-
+# %% ../nbs/13f_study.ipynb #f7c41b7e
 def study_rows(config: StudyConfig, folder: str | Path) -> pd.DataFrame:
     "The rows of the jobs that are done."
     return _joined([file for job in jobs(config) if (file := rows_file(job, folder)).exists()])

@@ -174,7 +174,7 @@ def _stairs(ax, xy: np.ndarray) -> None:
     xy = xy[np.argsort(xy[:, 0], kind="stable")]
     ax.step(xy[:, 0], xy[:, 1], where="pre", color="black", linewidth=1.0, linestyle=":", zorder=2)
 
-
+# %% ../nbs/14b_study_figures.ipynb #753e825c
 def _front_panel(ax, table: pd.DataFrame, budgets: list) -> None:
     "Ours."
     ends = []
@@ -210,6 +210,11 @@ def _published_panel(ax, published: pd.DataFrame) -> None:
     ax.set_ylabel("change\n(points)")
 
 # %% ../nbs/14b_study_figures.ipynb #5fc1af01
+def _label_lowest(axes: Sequence, panels: int, columns: int) -> None:
+    "Tick labels under the lowest panel of every column, also where the last row is not full."
+    for ax in axes[max(0, panels - columns):panels]: ax.tick_params(labelbottom=True)
+
+
 def front_panels(
     rows: pd.DataFrame,  # Of one setting
     columns: int = 4,
@@ -234,7 +239,8 @@ def front_panels(
             for m, (x, y) in zip(here, xy, strict=True): ax.plot(x, y, linestyle="", markersize=4, alpha=0.85, zorder=4, **family_style(m))
             ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
             ax.set_title(short_name(name))
-        _log_axis(axes[0], "x", size.stack())
+        _log_axis(axes[0], "x", size.stack(), pad=2, apart=2)
+        _label_lowest(axes, len(names), columns)
         counts = pd.Series(every).map(lambda m: method_of(m).label).value_counts()
         fig.set_label(f"Compression against change of test accuracy on {len(names)} data sets, C = {rows.budget.iloc[0]:g}. Methods by the "
                       "number of data sets where nobody dominates them: " + ", ".join(f"{m} {n}" for m, n in counts.head(8).items()) + ".")
@@ -439,6 +445,7 @@ def changes_figure(
             ax.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
             ax.set_title(f"{method_of(m).label}\n{percent(part.over.mean())} over the budget")
             words.append(f"{method_of(m).label} mean {points(part.change.mean())} points, {percent(part.over.mean())} over the budget")
+        _label_lowest(axes, len(here), columns)
         fig.set_label(f"Histograms of the change of test accuracy at C = {budget:g}: " + "; ".join(words) + ".")
         fig.supxlabel("change of test accuracy (points; dashed: the budget; outermost bars hold all beyond)", fontsize=9)
         fig.supylabel("networks (and seeds)", fontsize=9)

@@ -35,12 +35,12 @@ from neon.training import (
     Stack,
     _adam,
     _Average,
-    _losses,
     _pad,
     _select,
     _shrink,
     evaluate,
     predict,
+    stack_losses,
     train_networks,
     train_rows,
     train_stack,
@@ -200,7 +200,7 @@ def test_padding_stays_empty(shapes, stay, learning):
             x, rngs, widths = x[part], [rngs[b] for b in part], [widths[b] for b in part]
             for p, state in optimiser.state.items(): assert state["exp_avg"].shape == p.shape
         for _ in range(3):
-            loss = _losses(outputs_of_rows(stack, x, learning, rngs, widths), y).sum()
+            loss = stack_losses(outputs_of_rows(stack, x, learning, rngs, widths), y).sum()
             optimiser.zero_grad()
             loss.backward()
             assert_nothing_outside(stack, widths)
