@@ -44,7 +44,7 @@ from .guard import Guard, paired_drop, walk
 from .networks import Architecture, DenseNetwork, DenseRow, Row, build_network
 from .planning import Origin, PlanConfig, PlanEpisode, Task, restore_output
 from .search import WIDTHS, shape
-from .surgery import fold_norms, keep_width, l1_importance, most_important, refit_widths, slice_units
+from .surgery import cut_widths, fold_norms, keep_width, l1_importance, most_important, slice_units
 from .training import AnnealConfig, anneal, batches_per_epoch, copy_network, minibatches, plan_stacks, predict, train_stack
 
 # %% ../nbs/10_baselines.ipynb #e05f5150
@@ -458,10 +458,7 @@ def least_squares_path(network: DenseNetwork, data: PreparedData, target: Target
     network, x = fold_norms(trainable(network)), data.X_train[::-(-len(data.X_train)//4096)]
     original = network.architecture
     for step in ladder(original):
-        for row, width in enumerate(step.hidden_widths):
-            with torch.no_grad(): H = network.activations(x)[row]
-            network, = refit_widths(network, row, [min(H.shape[1], width)], H)
-        network, = tune([network], data, target, min(5, target.epochs))
+        network, = tune([cut_widths(network, step.hidden_widths, x)], data, target, min(5, target.epochs))
         yield Offer(network, _keep(network.architecture, original))
 
 

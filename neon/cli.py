@@ -662,7 +662,7 @@ def _add_compress(commands, debug: argparse.ArgumentParser) -> None:
     add("--target", metavar="NAME", help="column of classes or values (default: the last)")
     add("--validation", type=Path, metavar="DATA2", help="rows that the network was not trained on (default: a part of DATA)")
     add("--metric", choices=sorted(METRICS), help="what must not drop (default: accuracy, or r2 where the network has one output)")
-    add("--confidence", type=float, default=0.84, metavar="X", help="probability with which the promise holds (default: 0.84)")
+    add("--confidence", type=float, default=0.9, metavar="X", help="probability with which the promise holds (default: 0.9)")
     add("--objective", choices=sorted(COSTS), default="parameters", help="what should be small (default: parameters)")
     add("--effort", type=float, default=1.0, metavar="X", help="factor on the training of the search (default: 1)")
     add("--time-limit", type=float, metavar="S", help="seconds after which nothing new is started (default: none)")

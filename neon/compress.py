@@ -42,7 +42,7 @@ from .generic import GenericAgent, PlanResult, load_generic, plan_budgets
 from .guard import Drop, Guard, influence, paired_drop, walk
 from .networks import DenseNetwork, parse_network
 from .search import Candidate, Search, SearchConfig, front as size_front, run_search
-from .surgery import fold_norms, refit_widths
+from .surgery import cut_widths, fold_norms
 from .training import predict
 
 # %% ../nbs/09c_compress.ipynb #f0cd7d8e
@@ -92,11 +92,10 @@ def plain_cuts(
     "The network with all hidden layers cut to three quarters, a half, a third, ..., refitted by least squares."
     found = []
     for level in range(levels):
-        for row in range(network.architecture.depth):
-            H = network.activations(x)[row]
-            width = H.shape[1]*(3 if level == 0 else 2)//(4 if level == 0 else 3)
-            network, = refit_widths(network, row, [max(min(least, H.shape[1]), width)], H)
-        found.append(network)
+        fewer = [w*(3 if level == 0 else 2)//(4 if level == 0 else 3) for w in network.architecture.hidden_widths]
+        smaller = cut_widths(network, [max(least, w) for w in fewer], x)
+        if smaller is network: break
+        found.append(network := smaller)
     return found
 
 # %% ../nbs/09c_compress.ipynb #f110c9b2
@@ -145,13 +144,13 @@ def ask(
     "Walk down the lines, each until the guard has said no too often, and each only through what is smaller than the best so far."
     every = torch.cat([rows.x_compare, rows.x_guard]), torch.cat([rows.y_compare, rows.y_guard])
     fresh, asked = (rows.x_guard, rows.y_guard), []
-    lines = line_up(search, guard, (len(every[1]), len(fresh[1])))
+    lines, last = line_up(search, guard, (len(every[1]), len(fresh[1]))), guard.sharing(3)
     best = Asked(Candidate(network, Drop(0.0, 0.0, 0), "as it was"), Drop(0.0, 0.0, len(fresh[1])), True, _score(guard, network, *fresh))
-    for line, (x, y) in zip(lines, (every, every, fresh), strict=True):
+    for line, (x, y), judge in zip(lines, (every, every, fresh), (guard, guard, last), strict=True):
         line = [c for c in line if search.size(c) < search.size(best.candidate)]
         reference, score = predict(network, x), _score(guard, network, x, y)
         measured = (paired_drop(guard.metric, y, reference, predict(c.network, x)) for c in line)
-        asked += [Asked(c, d, yes, score) for c, d, yes in zip(line, *walk(guard, measured), strict=False)]
+        asked += [Asked(c, d, yes, score) for c, d, yes in zip(line, *walk(judge, measured), strict=False)]
         best = min((a for a in asked if a.accepted), key=lambda a: search.size(a.candidate), default=best)
     return best, asked
 
@@ -273,9 +272,9 @@ def _compress_rows(network: DenseNetwork, rows: Rows, config: CompressConfig, pl
     network = fold_norms(network.to(rows.x.device))
     search = Search(rows.x, rows.y, rows.x_compare, rows.y_compare, network, guards, config.search, config.seed,
                     config.time_limit, cost=COSTS[config.objective])
-    cuts = plain_cuts(network, rows.x[::-(-len(rows.x)//4096)])
+    cuts = plain_cuts(network, rows.x[::-(-len(rows.x)//2048)])
     search.add(cuts, "cut", None, kin=True, blind=True)
-    search.add([c for c in cuts if c.architecture.n_params <= search.config.most_trained], "cut and distilled",
+    search.add([c for c in cuts if 5*c.architecture.n_params <= search.config.most_trained], "cut and distilled",
                search.training(0.5, 0.003), search.config.lesson, kin=True, blind=True)
     tell("plain cuts")
     plans = make_plans(network, rows, config, planner)

@@ -80,7 +80,7 @@ class _NeonEstimator(BaseEstimator):
         hidden_layer_sizes=(100, 100),      # Of the network to train
         budget=1.0,                         # Permissible drop of the metric, in points (hundredths), >= 0
         metric=None,                        # See `neon.guard.METRICS`; None: accuracy, or r2
-        confidence=0.84,                    # Of the promise; see `neon.guard.Guard`
+        confidence=0.9,                     # Of the promise; see `neon.guard.Guard`
         objective="parameters",             # What should be small: "parameters", "macs" or "latency"
         agent="generic",                    # Agent that plans, by name or path; None: no plan, search only
         time_limit=None,                    # Seconds after which compression starts nothing new; None: none

@@ -8,7 +8,8 @@ __all__ = ['Influence', 'METRICS', 'get_metric', 'influence', 'Drop', 'paired_dr
 # %% ../nbs/09_guard.ipynb #80d0df8f
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from scipy import stats
@@ -106,7 +107,7 @@ class Drop:
     ) -> float:                       # Points
         "Upper bound of the true drop."
         trust = self.trust(prior)
-        return trust*self.points + float(stats.norm.ppf(confidence))*math.sqrt(trust)*self.error
+        return trust*self.points + NormalDist().inv_cdf(confidence)*math.sqrt(trust)*self.error
 
     def trust(self, prior: float | None) -> float: # In (0, 1]
         "Weight of what was measured, beside a prior around no drop."
@@ -149,6 +150,10 @@ class Guard(Config):
     def bound(self, drop: Drop) -> float:
         "Upper bound of the true drop, in points."
         return drop.upper(self.confidence, self.deviation)
+
+    def sharing(self, n: int) -> "Guard":
+        "The guard of one test among n that share the error."
+        return replace(self, confidence=1 - (1 - self.confidence)/n)
 
     def holds(self, drop: Drop) -> bool:
         "Is this drop within the budget, as measured and as bounded?"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RATIOS', 'SLOPES', 'ACTIVATIONS', 'QUANTILES', 'N_TOKEN', 'N_ACTION', 'N_GLOBAL', 'BITS', 'PLAN_REWARDS',
-           'PlanConfig', 'evenly', 'Task', 'rightness', 'Bundle', 'polish', 'as_logits', 'trim', 'Origin', 'Effects',
-           'measure', 'layer_summaries', 'Visit', 'paired_drop', 'within_budget', 'PlanEpisode', 'observe', 'advance',
+           'PlanConfig', 'evenly', 'Task', 'rightness', 'Bundle', 'polish', 'as_logits', 'Origin', 'Effects', 'measure',
+           'layer_summaries', 'Visit', 'paired_drop', 'within_budget', 'PlanEpisode', 'observe', 'advance',
            'restore_output', 'gain_reward', 'lagrangian_reward', 'cube_reward', 'PlanningEnv']
 
 # %% ../nbs/07b_planning.ipynb #eb3a5a92
@@ -24,7 +24,7 @@ from torch import Tensor
 from .core import Config, flush_denormals, require, torch_generator
 from .networks import Architecture, DenseNetwork, DenseRow, Row, build_network
 from .reward import parameter_credit, published_reward
-from .surgery import fold_norms, forward_order, nested_fits, reading, refit_widths, with_units, without_row
+from .surgery import cut_widths, fold_norms, forward_order, nested_fits, reading, with_units, without_row
 from .training import copy_network, plan_stacks, predict
 
 # %% ../nbs/07b_planning.ipynb #9d9c24ee
@@ -248,21 +248,6 @@ def _with_output(network: DenseNetwork, activation: str) -> DenseNetwork:
     return DenseNetwork(replace(network.architecture, rows=(*facts[:-1], row)), rows).eval()
 
 
-@torch.no_grad()
-def trim(
-    network: DenseNetwork, # Without norms
-    x: Tensor,             # (n, n_inputs) training rows
-    width: int,            # Units that a hidden layer has afterwards, at most
-) -> DenseNetwork:
-    "Cut every hidden layer that is wider to `width` units, in forward order, first layer first."
-    X = network.read(x)
-    for r in range(network.architecture.depth):
-        H = network.rows[r](X)
-        if H.shape[1] > width: network, = refit_widths(network, r, [width], H)
-        X = network.rows[r](X)
-    return network
-
-
 class Origin:
     "A network to be compressed, with what every episode about it shares."
 
@@ -279,7 +264,7 @@ class Origin:
             self.targets = config.soft*teacher + (1 - config.soft)*F.one_hot(task.y, teacher.shape[1])
             self.right = rightness(plain, task.x_judge, task.y_judge)
             self.right_judge = rightness(plain, *task.judge) if task.judge else None
-        narrow = trim(plain, task.x_fit, config.trim)
+        narrow = cut_widths(plain, [config.trim]*plain.architecture.depth, task.x_fit)
         self.start, = polish([narrow], task, [self.targets], seed, 2*config.steps)
         self.n_params, self.macs = network.architecture.n_params, network.architecture.macs
         self.accuracy = float(self.right.mean())

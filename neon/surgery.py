@@ -6,8 +6,8 @@
 __all__ = ['Importance', 'IMPORTANCES', 'RIDGES', 'keep_width', 'l1_importance', 'l2_importance', 'spread_importance',
            'taylor_importance', 'get_importance', 'most_important', 'replace_layer', 'slice_units', 'ridge_refit',
            'refit_units', 'elimination_order', 'elimination_importance', 'fold_norms', 'insert_linear_row',
-           'forward_order', 'nested_fits', 'plain_linear', 'refit_widths', 'with_units', 'remove_row', 'without_row',
-           'select_inputs', 'reading']
+           'forward_order', 'nested_fits', 'plain_linear', 'refit_widths', 'cut_widths', 'with_units', 'remove_row',
+           'without_row', 'select_inputs', 'reading']
 
 # %% ../nbs/04_surgery.ipynb #ab434e20
 import math
@@ -384,6 +384,21 @@ def refit_widths(
     widths = [min(w, len(order)) for w in widths]
     fits = nested_fits(H, H @ there.weight.detach().T + there.bias.detach(), order, widths, ridge)
     return [with_units(network, row, order[:w], *fit) for w, fit in zip(widths, fits, strict=True)]
+
+
+@torch.no_grad()
+def cut_widths(
+    network: DenseNetwork,  # Without norms
+    widths: Sequence[int],  # One per hidden row; a row that is no wider stays as it is
+    x: Tensor,              # (n, n_inputs) training rows
+) -> DenseNetwork:
+    "Cut all hidden rows, the first row first, and refit each next one."
+    X = network.read(x)
+    for row, width in enumerate(widths):
+        H = network.rows[row](X)
+        if width < H.shape[1]: network, = refit_widths(network, row, [width], H)
+        X = network.rows[row](X)
+    return network
 
 
 @torch.no_grad()

@@ -11,12 +11,13 @@ __all__ = ['OVERHEAD', 'predict', 'evaluate', 'Stack', 'TrainingResult', 'miniba
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from .core import Config, TrainingConfig, fast_bfloat16, flush_denormals, require, torch_generator
 from .networks import DenseNetwork, DenseRow
@@ -498,6 +499,22 @@ def _slope(output: Tensor, aim: Tensor, loss: str) -> Tensor:
     return (shares - aim)/output.shape[1]
 
 
+class _AdamSteps:
+    "Adam as a function: without the bookkeeping of the optimiser's class, and without what its first use imports, a second's worth."
+
+    def __init__(self, weights: Iterable[Tensor]):
+        self.weights = list(weights)
+        self.means, self.squares = ([torch.zeros_like(w) for w in self.weights] for _ in range(2))
+        self.counts = [torch.zeros((), device=w.device) for w in self.weights]
+
+    def take(self, output: Tensor, slope: Tensor, learning_rate: float) -> None:
+        "One step against `slope`, the derivative of what is to fall by `output`."
+        slopes = list(torch.autograd.grad(output, self.weights, slope))
+        with torch.no_grad():
+            adam(self.weights, slopes, self.means, self.squares, [], self.counts, fused=True, amsgrad=False, beta1=0.9, beta2=0.999,
+                 lr=learning_rate, weight_decay=0.0, eps=1e-8, maximize=False)
+
+
 def anneal_stack(
     networks: Sequence[DenseNetwork], # Of one depth; not changed
     x: Tensor,                        # (n, n_inputs)
@@ -511,14 +528,11 @@ def anneal_stack(
     stack, read = Stack(networks).to(x.device), _reader(networks, x)
     order = torch_generator(seed, "batches")
     rngs = [torch_generator(seed, "dropout", b, device=str(x.device)) for b in range(len(networks))]
-    optimiser, aim = _adam(stack, config.learning_rate), _aims(target, networks[0].architecture.n_outputs, teacher, lesson)
+    steps, aim = _AdamSteps(stack.parameters()), _aims(target, networks[0].architecture.n_outputs, teacher, lesson)
     with flush_denormals():
         for update, rows in enumerate(itertools.islice(minibatches(len(x), config.batch_size, order, x.device), config.updates)):
             output = stack(read(rows), len(stack.rows), rngs)
-            for group in optimiser.param_groups: group["lr"] = config.rate(update)
-            optimiser.zero_grad()
-            output.backward(_slope(output.detach(), aim(rows), config.loss))
-            optimiser.step()
+            steps.take(output, _slope(output.detach(), aim(rows), config.loss), config.rate(update))
     trained = [copy_network(n) for n in networks]
     for b, network in enumerate(trained): stack.write_back(b, network)
     return trained

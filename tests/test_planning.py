@@ -25,10 +25,9 @@ from neon.planning import (
     observe,
     polish,
     rightness,
-    trim,
     within_budget,
 )
-from neon.surgery import fold_norms, forward_order, nested_fits, refit_widths, remove_row, select_inputs
+from neon.surgery import cut_widths, fold_norms, forward_order, nested_fits, refit_widths, remove_row, select_inputs
 from neon.training import evaluate, predict, train_networks
 
 
@@ -137,11 +136,11 @@ def test_features_can_be_kept(origins, task):
     assert effects.offered.tolist() == [1, 0, 0, 0, 0, 0, 0]
 
 
-def test_logits_and_trim_leave_what_they_must(task):
+def test_logits_and_cuts_leave_what_they_must(task):
     network = network_of(Row(50, before=("batchnorm",)), Row(3, "softmax"), name="soft")
     torch.testing.assert_close(as_logits(network)(task.x).softmax(1), network(task.x), rtol=1e-4, atol=1e-5)
-    assert trim(as_logits(network), task.x, 60).architecture.hidden_widths == (50,)
-    assert trim(as_logits(network), task.x, 8).architecture.hidden_widths == (8,)
+    assert cut_widths(as_logits(network), [60], task.x).architecture.hidden_widths == (50,)
+    assert cut_widths(as_logits(network), [8], task.x).architecture.hidden_widths == (8,)
 
 
 # Episodes
