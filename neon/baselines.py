@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Path', 'BASELINES', 'FIXED', 'LADDER', 'SPARSITIES', 'STARTS', 'Target', 'Offer', 'finished', 'choose', 'Baseline',
            'register', 'get_baseline', 'constant_network', 'majority_path', 'logistic_network', 'logistic_path',
-           'boosting_accuracy', 'without_dropout', 'plain', 'trainable', 'tune', 'loop_settings', 'schedule_path',
-           'random_path', 'uniform_path', 'fixed_path', 'narrowed', 'ladder', 'keep_strongest', 'l1_oneshot_path',
-           'l1_iterative_path', 'without_smallest', 'without_idle', 'train_masked', 'unstructured_path',
-           'least_squares_path', 'halved', 'depth_one', 'fresh_training', 'train_fresh', 'fresh_path', 'scratch_path',
-           'scratch1_path', 'distilled_path']
+           'boosting', 'boosting_accuracy', 'without_dropout', 'plain', 'trainable', 'tune', 'loop_settings',
+           'schedule_path', 'random_path', 'uniform_path', 'fixed_path', 'narrowed', 'ladder', 'keep_strongest',
+           'l1_oneshot_path', 'l1_iterative_path', 'without_smallest', 'without_idle', 'train_masked',
+           'unstructured_path', 'least_squares_path', 'halved', 'depth_one', 'fresh_training', 'train_fresh',
+           'fresh_path', 'scratch_path', 'scratch1_path', 'distilled_path']
 
 # %% ../nbs/10_baselines.ipynb #adda1d12
 import difflib
@@ -198,6 +198,11 @@ def logistic_path(network: DenseNetwork, data: PreparedData, target: Target) -> 
 register(Baseline("logistic", "Logistic regression", "Cox 1958", logistic_path))
 
 # %% ../nbs/10_baselines.ipynb #90db6593
+def boosting(seed: int = 0) -> HistGradientBoostingClassifier:
+    "Gradient boosting that survives rare classes."
+    return HistGradientBoostingClassifier(l2_regularization=1.0, random_state=seed)
+
+
 def boosting_accuracy(
     data: PreparedData,
     part: str = "test", # Or "validation", "train"
@@ -205,7 +210,7 @@ def boosting_accuracy(
 ) -> float:             # Fraction of rows classified correctly
     "Gradient boosting, fitted on the training rows."
     x, y = (getattr(data, f"{v}_{part}").cpu().numpy() for v in ("X", "y"))
-    return float(HistGradientBoostingClassifier(random_state=seed).fit(data.X_train.cpu().numpy(), data.y_train.cpu().numpy()).score(x, y))
+    return float(boosting(seed).fit(data.X_train.cpu().numpy(), data.y_train.cpu().numpy()).score(x, y))
 
 # %% ../nbs/10_baselines.ipynb #dccd42d5
 def without_dropout(architecture: Architecture) -> Architecture:

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'FRONT', 'Rows', 'hold_out', 'plain_cuts', 'Asked', 'likely_bound', 'blind_bound', 'octaves', 'line_up',
-           'ask', 'CompressConfig', 'Compressed', 'explain', 'make_plans', 'plan_range', 'compress_rows', 'compress']
+           'ask', 'CompressConfig', 'Compressed', 'explain', 'make_plans', 'plan_range', 'compress_rows',
+           'gather_candidates', 'compress']
 
 # %% ../nbs/09c_compress.ipynb #21f2604f
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -88,9 +90,10 @@ def plain_cuts(
     x: Tensor,             # (n, n_inputs) training rows
     levels: int = 9,       # From three quarters of the units on, each with two thirds of the one before
     least: int = 2,        # Units that a layer keeps in any case
+    most: int = 2048,      # Rows that are used, evenly spread
 ) -> list[DenseNetwork]:   # One per level, each cut out of the one before
     "The network with all hidden layers cut to three quarters, a half, a third, ..., refitted by least squares."
-    found = []
+    found, x = [], x[::-(-len(x)//most)]
     for level in range(levels):
         fewer = [w*(3 if level == 0 else 2)//(4 if level == 0 else 3) for w in network.architecture.hidden_widths]
         smaller = cut_widths(network, [max(least, w) for w in fewer], x)
@@ -127,12 +130,11 @@ def octaves(search: Search, candidates: Iterable[Candidate], bound: Callable[[Ca
     return [best[k] for k in sorted(best, reverse=True)]
 
 
-def line_up(search: Search, guard: Guard, rows: tuple[int, int]) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
-    "Plain cuts, the best blind candidates, the best of all that may be within the budget; for so many validation and guard rows."
-    cuts = sorted((c for c in search.pool if c.origin == "cut"), key=search.size, reverse=True)
-    ladder = octaves(search, (c for c in search.pool if c.blind and c.origin != "cut"), lambda c: blind_bound(c.seen, rows[0]))
+def line_up(search: Search, guard: Guard, rows: tuple[int, int]) -> tuple[list[Candidate], list[Candidate]]:
+    "The best blind candidates, and the best of all that may be within the budget; for so many validation and guard rows."
+    ladder = octaves(search, (c for c in search.pool if c.blind), lambda c: blind_bound(c.seen, rows[0]))
     within = [c for c in search.pool if c.drop.points - c.drop.error <= guard.budget]
-    return cuts, ladder, octaves(search, within, lambda c: likely_bound(guard, c.drop, rows[1]))
+    return ladder, octaves(search, within, lambda c: likely_bound(guard, c.drop, rows[1]))
 
 # %% ../nbs/09c_compress.ipynb #97a24c78
 def ask(
@@ -140,13 +142,14 @@ def ask(
     guard: Guard,
     network: DenseNetwork,       # As it was
     rows: Rows,
+    sharing: int = 2,            # The error is shared by so many tests: by both lines
 ) -> tuple[Asked, list[Asked]]:  # The smallest that was accepted, the network as it was if none; and all that were asked
     "Walk down the lines, each until the guard has said no too often, and each only through what is smaller than the best so far."
     every = torch.cat([rows.x_compare, rows.x_guard]), torch.cat([rows.y_compare, rows.y_guard])
     fresh, asked = (rows.x_guard, rows.y_guard), []
-    lines, last = line_up(search, guard, (len(every[1]), len(fresh[1]))), guard.sharing(3)
+    lines, judge = line_up(search, guard, (len(every[1]), len(fresh[1]))), guard.sharing(sharing)
     best = Asked(Candidate(network, Drop(0.0, 0.0, 0), "as it was"), Drop(0.0, 0.0, len(fresh[1])), True, _score(guard, network, *fresh))
-    for line, (x, y), judge in zip(lines, (every, every, fresh), (guard, guard, last), strict=True):
+    for line, (x, y) in zip(lines, (every, fresh), strict=True):
         line = [c for c in line if search.size(c) < search.size(best.candidate)]
         reference, score = predict(network, x), _score(guard, network, x, y)
         measured = (paired_drop(guard.metric, y, reference, predict(c.network, x)) for c in line)
@@ -182,7 +185,7 @@ class CompressConfig(Config):
 
     def guards(self) -> list[Guard]:
         "One per budget."
-        return [Guard(budget, self.confidence, self.prior, self.metric) for budget in self.budgets]
+        return [Guard(budget, self.confidence, self.prior, self.metric, patience=5) for budget in self.budgets]
 
 
 COSTS = {"parameters": lambda a: a.n_params, "macs": lambda a: a.macs, "latency": estimated_latency}
@@ -261,18 +264,31 @@ def compress_rows(
     progress: bool = False,       # Show a progress bar?
 ) -> list[Compressed]:            # One per budget
     "Plan, search, and ask the guard; on the CPU in one thread, which is faster for networks as small as these."
-    with single_thread(): return _compress_rows(network, rows, config, planner, progress)
+    with single_thread(), tqdm(total=4 + config.search.rounds + 3, desc="compress", disable=not progress) as bar:
+        def tell(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
+        start, network = time.monotonic(), fold_norms(network.to(rows.x.device))
+        search, plans = gather_candidates(network, rows, config, planner, tell)
+        found = []
+        for guard, plan in itertools.zip_longest(config.guards(), plans):
+            best, asked = ask(search, guard, network, rows)
+            found.append(Compressed(best.candidate.network, network, guard, best.drop, best.candidate.origin, asked,
+                                    size_front(search.pool, search.size), plan, best.score, 0.0))
+        tell("guard")
+    seconds = time.monotonic() - start
+    return [replace(result, seconds=seconds) for result in found]
 
 
-def _compress_rows(network: DenseNetwork, rows: Rows, config: CompressConfig, planner: GenericAgent | None,
-                   progress: bool) -> list[Compressed]:
-    start, guards = time.monotonic(), config.guards()
-    bar = tqdm(total=4 + config.search.rounds + 3, desc="compress", disable=not progress)
-    def tell(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
-    network = fold_norms(network.to(rows.x.device))
-    search = Search(rows.x, rows.y, rows.x_compare, rows.y_compare, network, guards, config.search, config.seed,
+def gather_candidates(
+    network: DenseNetwork,        # Without norms
+    rows: Rows,
+    config: CompressConfig = CompressConfig(),
+    planner: GenericAgent | None = None, # See `compress_rows`
+    tell=lambda stage: None,      # Called after every stage
+) -> tuple[Search, list[PlanResult]]: # With all candidates in its pool; and the agent's plans
+    "Plain cuts, the agent's networks, and what is found from there."
+    search = Search(rows.x, rows.y, rows.x_compare, rows.y_compare, network, config.guards(), config.search, config.seed,
                     config.time_limit, cost=COSTS[config.objective])
-    cuts = plain_cuts(network, rows.x[::-(-len(rows.x)//2048)])
+    cuts = plain_cuts(network, rows.x)
     search.add(cuts, "cut", None, kin=True, blind=True)
     search.add([c for c in cuts if 5*c.architecture.n_params <= search.config.most_trained], "cut and distilled",
                search.training(0.5, 0.003), search.config.lesson, kin=True, blind=True)
@@ -281,15 +297,7 @@ def _compress_rows(network: DenseNetwork, rows: Rows, config: CompressConfig, pl
     search.add([v.network for p in plans for v in p.visits], "agent", None, kin=True)
     tell("plan")
     run_search(search, *plan_range(search, plans), tell)
-    found = []
-    for guard in guards:
-        best, asked = ask(search, guard, network, rows)
-        found.append(Compressed(best.candidate.network, network, guard, best.drop, best.candidate.origin, asked,
-                                size_front(search.pool, search.size), plans[len(found)] if plans else None, best.score, 0.0))
-    tell("guard")
-    bar.close()
-    seconds = time.monotonic() - start
-    return [replace(result, seconds=seconds) for result in found]
+    return search, plans
 
 # %% ../nbs/09c_compress.ipynb #3a39136f
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RATIOS', 'SLOPES', 'ACTIVATIONS', 'QUANTILES', 'N_TOKEN', 'N_ACTION', 'N_GLOBAL', 'BITS', 'PLAN_REWARDS',
            'PlanConfig', 'evenly', 'Task', 'rightness', 'Bundle', 'polish', 'as_logits', 'Origin', 'Effects', 'measure',
-           'layer_summaries', 'Visit', 'paired_drop', 'within_budget', 'PlanEpisode', 'observe', 'advance',
+           'layer_summaries', 'Visit', 'accuracy_drop', 'within_budget', 'PlanEpisode', 'observe', 'advance',
            'restore_output', 'gain_reward', 'lagrangian_reward', 'cube_reward', 'PlanningEnv']
 
 # %% ../nbs/07b_planning.ipynb #eb3a5a92
@@ -399,7 +399,7 @@ class Visit:
     def n_params(self) -> int: return self.network.architecture.n_params
 
 
-def paired_drop(
+def accuracy_drop(
     before: Tensor, # 1 where the original is right, else 0
     after: Tensor,  # The same of another network
 ) -> tuple[float, float]: # Drop and its standard error, in percentage points
@@ -435,7 +435,7 @@ class PlanEpisode:
     def judge(self, network: DenseNetwork) -> Visit:
         "How a network does on the rows that decide."
         right = rightness(network, self.task.x_judge, self.task.y_judge)
-        drop, error = paired_drop(self.origin.right, right)
+        drop, error = accuracy_drop(self.origin.right, right)
         return Visit(network, float(right.mean()), drop, error, within_budget(drop, error, self.budget, self.config))
 
     def _visit(self, network: DenseNetwork) -> Visit:
@@ -519,7 +519,7 @@ class PlanEpisode:
     def overrun(self) -> float:
         "Points by which the result exceeds the budget on the rows that only rewards see, less their standard error; at least 0."
         if self.best is None or self.task.judge is None: return 0.0
-        drop, error = paired_drop(self.origin.right_judge, rightness(self.best.network, *self.task.judge))
+        drop, error = accuracy_drop(self.origin.right_judge, rightness(self.best.network, *self.task.judge))
         return max(0.0, drop - self.budget)
 
     def observation(self) -> dict[str, np.ndarray]:

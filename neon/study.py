@@ -22,14 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 from tqdm import tqdm
 
 import neon.rivals  # noqa: F401 (registers its methods)
-from .baselines import BASELINES, Offer, Target, choose, finished, trainable
+from .baselines import BASELINES, Offer, Target, boosting, choose, finished, trainable
 from .baselines import Path as OfferPath
 from .compress import CompressConfig, compress_rows
 from .compress_runs import base_networks, network_rows, reference_training, twins_of
@@ -542,7 +542,7 @@ BASE_MODELS: dict[str, Callable[[int], object]] = {
     "random forest": lambda seed: RandomForestClassifier(300, random_state=seed),
     "svm": lambda seed: SVC(),
     "k nearest neighbours": lambda seed: KNeighborsClassifier(5),
-    "boosting": lambda seed: HistGradientBoostingClassifier(random_state=seed),
+    "boosting": boosting,
     "logistic": lambda seed: LogisticRegression(max_iter=1000),
 }
 BASE_NETWORKS = {"es": "base networks, early-stopped", "trained": "base networks, as trained"} # Names in the table
