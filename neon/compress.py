@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'FRONT', 'Rows', 'hold_out', 'plain_cuts', 'Asked', 'likely_bound', 'blind_bound', 'octaves', 'line_up',
-           'ask', 'CompressConfig', 'Compressed', 'explain', 'make_plans', 'plan_range', 'compress_rows',
+           'walk_lines', 'ask', 'CompressConfig', 'Compressed', 'explain', 'make_plans', 'plan_range', 'compress_rows',
            'gather_candidates', 'compress']
 
 # %% ../nbs/09c_compress.ipynb #21f2604f
@@ -137,30 +137,42 @@ def line_up(search: Search, guard: Guard, rows: tuple[int, int]) -> tuple[list[C
     return ladder, octaves(search, within, lambda c: likely_bound(guard, c.drop, rows[1]))
 
 # %% ../nbs/09c_compress.ipynb #97a24c78
+def walk_lines(
+    search: Search,
+    judge: Guard,
+    lines: Sequence[Sequence[Candidate]],
+    measures: Sequence[Callable[[Candidate], Drop]], # One per line
+) -> list[list[Asked]]:                              # Of each line those that were asked about
+    "Walk down the lines, each until the guard has said no too often, and each only through what is smaller than the best so far."
+    asked, least = [], search.cost(search.architecture)
+    for line, measure in zip(lines, measures, strict=True):
+        line = [c for c in line if search.size(c) < least]
+        asked.append([Asked(c, drop, yes) for c, drop, yes in zip(line, *walk(judge, map(measure, line)), strict=False)])
+        least = min([least, *(search.size(a.candidate) for a in asked[-1] if a.accepted)])
+    return asked
+
+
 def ask(
     search: Search,
     guard: Guard,
     network: DenseNetwork,       # As it was
     rows: Rows,
-    sharing: int = 2,            # The error is shared by so many tests: by both lines
 ) -> tuple[Asked, list[Asked]]:  # The smallest that was accepted, the network as it was if none; and all that were asked
-    "Walk down the lines, each until the guard has said no too often, and each only through what is smaller than the best so far."
+    "Line up the candidates and walk; the first line on all validation rows, the second on the guard's."
     every = torch.cat([rows.x_compare, rows.x_guard]), torch.cat([rows.y_compare, rows.y_guard])
-    fresh, asked = (rows.x_guard, rows.y_guard), []
-    lines, judge = line_up(search, guard, (len(every[1]), len(fresh[1]))), guard.sharing(sharing)
-    best = Asked(Candidate(network, Drop(0.0, 0.0, 0), "as it was"), Drop(0.0, 0.0, len(fresh[1])), True, _score(guard, network, *fresh))
-    for line, (x, y) in zip(lines, (every, fresh), strict=True):
-        line = [c for c in line if search.size(c) < search.size(best.candidate)]
-        reference, score = predict(network, x), _score(guard, network, x, y)
-        measured = (paired_drop(guard.metric, y, reference, predict(c.network, x)) for c in line)
-        asked += [Asked(c, d, yes, score) for c, d, yes in zip(line, *walk(judge, measured), strict=False)]
-        best = min((a for a in asked if a.accepted), key=lambda a: search.size(a.candidate), default=best)
-    return best, asked
+    parts = every, (rows.x_guard, rows.y_guard)
+    scores = [float(influence(guard.metric, y, predict(network, x)).mean()) for x, y in parts]
+    lines = line_up(search, guard, tuple(len(y) for _, y in parts))
+    found = walk_lines(search, guard.sharing(len(lines)), lines, [_measure(guard.metric, network, *part) for part in parts])
+    asked = [replace(a, score=score) for line, score in zip(found, scores, strict=True) for a in line]
+    as_it_was = Asked(Candidate(network, Drop(0.0, 0.0, 0), "as it was"), Drop(0.0, 0.0, len(rows.y_guard)), True, scores[1])
+    return min((a for a in asked if a.accepted), key=lambda a: search.size(a.candidate), default=as_it_was), asked
 
 
-def _score(guard: Guard, network: DenseNetwork, x: Tensor, y: Tensor) -> float:
-    "Mean of the metric."
-    return float(influence(guard.metric, y, predict(network, x)).mean())
+def _measure(metric: str, network: DenseNetwork, x: Tensor, y: Tensor) -> Callable[[Candidate], Drop]:
+    "Candidate -> what it loses against the network on these rows."
+    reference = predict(network, x)
+    return lambda candidate: paired_drop(metric, y, reference, predict(candidate.network, x))
 
 # %% ../nbs/09c_compress.ipynb #9380f4c4
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ __all__ = ['ES', 'AS_TRAINED', 'GATES', 'COLUMNS', 'PROMISES', 'TURNS', 'FACTS',
            'smallest_on_test', 'outcome', 'network_rows', 'evaluation_rows', 'promise_rows', 'gather', 'run_compress',
            'train_for', 'linear_facts', 'fact_rows', 'twins_of', 'guess_size', 'try_guess', 'control_rows',
            'run_controls', 'without_twin', 'per_dataset', 'over_budget_rows', 'summary_row', 'summary_table',
-           'simulated_violations', 'violation_table', 'hard_networks', 'common_networks', 'oracle_sizes', 'method_rows',
-           'gap_table', 'training_seconds', 'cost_table']
+           'promise_table', 'simulated_violations', 'violation_table', 'hard_networks', 'common_networks',
+           'oracle_sizes', 'method_rows', 'gap_table', 'training_seconds', 'cost_table']
 
 # %% ../nbs/13e_compress_runs.ipynb #2c5321c2
 import itertools
@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 
 from .agent_runs import TWINS, deal_folds
 from .baselines import depth_one, halved
-from .compress import Asked, CompressConfig, ask, compress_rows, gather_candidates, hold_out, plain_cuts
+from .compress import Asked, CompressConfig, Rows, ask, compress_rows, gather_candidates, hold_out, line_up, plain_cuts, walk_lines
 from neon.core import (
     Config,
     Protocol,
@@ -44,7 +44,7 @@ from neon.core import (
     write_csv,
 )
 from .data import PreparedData, load_dataset, prepare, stratified_part
-from .guard import Drop, Guard
+from .guard import Drop, Guard, influence, mean_drop
 from .networks import Architecture, DenseNetwork, build_network, load_network, save_network
 from .results import bootstrap_interval, geometric_mean
 from .runs import draw_network, train_base_networks
@@ -209,9 +209,10 @@ def evaluation_rows(
     return [{name: row[name] for name in COLUMNS} for row in rows]
 
 # %% ../nbs/13e_compress_runs.ipynb #30434790
-PROMISES = {  # Rule: lines that share the error, and what else differs in the guard
+PROMISES = {  # Rule: tests that share the error, and what else differs in the guard
     "as built": (2, {}),
     "each line with the whole error": (1, {}),
+    "a quarter of the error each": (4, {}),
     "three refusals end a line": (2, {"patience": 3}),
     "one refusal ends a line": (2, {"patience": 1}),
 }
@@ -222,18 +223,41 @@ def promise_rows(
     data: PreparedData,
     i: int,                # Number of the network
     network: DenseNetwork,
-) -> list[dict]:           # One per rule and budget
-    "What each rule would have accepted, and what that loses on test rows."
-    rows, config, original, found = network_rows(data, i), run.compress(data.name), fold_norms(network), []
+    draws: int = 20,
+) -> list[dict]:           # One per rule and budget; `after` is a geometric mean, `change` a mean, `broken` a share of the draws
+    "What each rule accepts when guard and test rows are dealt anew, and what that loses on test rows."
+    rows, config, original = network_rows(data, i), run.compress(data.name), fold_norms(network)
     with single_thread(): search, _ = gather_candidates(original, rows, config)
-    before, size = 100*evaluate(original, data.X_test, data.y_test), original.architecture.n_params
-    for rule, (sharing, changes) in PROMISES.items():
-        for guard in config.guards():
-            small = ask(search, guard.replace(**changes), original, rows, sharing)[0].candidate.network
-            change = 100*evaluate(small, data.X_test, data.y_test) - before
-            found.append({"rule": rule, "dataset": data.name, "network": i, "budget": guard.budget, "before": size,
-                          "after": small.architecture.n_params, "change": change, "n_test": len(data.y_test)})
-    return found
+    n_compare, n_guard = len(rows.y_compare), len(rows.y_guard)
+    lines = {g: line_up(search, g, (n_compare + n_guard, n_guard)) for g in config.guards()}
+    right = _rightness(original, [c for both in lines.values() for line in both for c in line], rows, data)
+    rng, found, before = generator(run.seed, "promise", data.name, i), [], original.architecture.n_params
+    for _ in range(draws):
+        dealt = n_compare + rng.permutation(n_guard + len(data.y_test))
+        parts = np.r_[:n_compare, dealt[:n_guard]], dealt[:n_guard]
+        measures = [lambda c, part=part: _lost(right[None], right[id(c)], part) for part in parts]
+        for rule, (sharing, changes) in PROMISES.items():
+            for guard, both in lines.items():
+                asked = walk_lines(search, guard.replace(**changes).sharing(sharing), both, measures)
+                best = min((a.candidate for line in asked for a in line if a.accepted), key=search.size, default=None)
+                change = 0.0 if best is None else -_lost(right[None], right[id(best)], dealt[n_guard:]).points
+                found.append((rule, guard.budget, before if best is None else best.size, change, change < -guard.budget - 1e-9))
+    facts = {"dataset": data.name, "network": i, "before": before, "n_test": len(data.y_test), "draws": draws}
+    table = pd.DataFrame(found, columns=["rule", "budget", "after", "change", "broken"]).groupby(["rule", "budget"], sort=False)
+    return [facts | {"rule": rule, "budget": budget, "after": geometric_mean(part.after), "change": part.change.mean(),
+                     "broken": part.broken.mean()} for (rule, budget), part in table]
+
+
+def _rightness(original: DenseNetwork, candidates: Sequence[Candidate], rows: Rows, data: PreparedData) -> dict[int | None, np.ndarray]:
+    "1 for every row of comparison, guard and test that a network classifies correctly, else 0; the original's under None."
+    x, y = torch.cat([rows.x_compare, rows.x_guard, data.X_test]), torch.cat([rows.y_compare, rows.y_guard, data.y_test])
+    networks = {None: original} | {id(c): c.network for c in candidates}
+    return {name: influence("accuracy", y, predict(network, x)) for name, network in networks.items()}
+
+
+def _lost(before: np.ndarray, after: np.ndarray, part: np.ndarray) -> Drop:
+    "What is lost on a part of the rows."
+    return mean_drop(100*(before[part] - after[part]), "accuracy")
 
 # %% ../nbs/13e_compress_runs.ipynb #7fb30847
 def gather(
@@ -482,6 +506,16 @@ def summary_table(results: pd.DataFrame, by: Sequence[str] = ("reference", "inpu
     "A `summary_row` per group."
     return pd.DataFrame([dict(zip(by, key, strict=True)) | summary_row(group) for key, group in results.groupby(list(by)) if
                          len(without_twin(group))])
+
+
+def promise_table(results: pd.DataFrame) -> pd.DataFrame: # Of `promise_rows`
+    "Compression and broken budgets per rule; the largest compression first."
+    lines, large = [], results.n_test > 1000
+    for (budget, rule), rows in without_twin(results).groupby(["budget", "rule"]):
+        broken = rows.broken.groupby(large).mean().reindex([True, False])
+        lines.append({"budget": budget, "rule": rule, "networks": len(rows), "geometric": geometric_mean(per_dataset(rows)),
+                      "over, large": broken[True], "over, small": broken[False]})
+    return pd.DataFrame(lines).sort_values(["budget", "geometric"], ascending=[True, False])
 
 # %% ../nbs/13e_compress_runs.ipynb #5e4fe8ca
 def simulated_violations(

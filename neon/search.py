@@ -168,6 +168,7 @@ class Search:
         teacher, self.reference = predict(reference, x), predict(reference, x_compare)
         self.loss = "squared" if y.dtype.is_floating_point else "cross_entropy"
         self.teacher = teacher if self.loss == "squared" else _as_probabilities(teacher)
+        self.architecture = reference.architecture
         self.n_outputs = self.teacher.shape[1]
         self.metric = self.guards[0].metric
         self.scores = influence(self.metric, y, teacher), influence(self.metric, y_compare, self.reference)
