@@ -6,7 +6,7 @@
 __all__ = ['Importance', 'IMPORTANCES', 'RIDGES', 'keep_width', 'l1_importance', 'l2_importance', 'spread_importance',
            'taylor_importance', 'get_importance', 'most_important', 'replace_layer', 'slice_units', 'ridge_refit',
            'refit_units', 'elimination_order', 'elimination_importance', 'fold_norms', 'insert_linear_row',
-           'forward_order', 'nested_fits', 'plain_linear', 'refit_widths', 'cut_widths', 'with_units', 'remove_row',
+           'forward_order', 'nested_fits', 'plain_linear', 'refit_widths', 'with_units', 'cut_widths', 'remove_row',
            'without_row', 'select_inputs', 'reading']
 
 # %% ../nbs/04_surgery.ipynb #ab434e20
@@ -387,6 +387,14 @@ def refit_widths(
 
 
 @torch.no_grad()
+def with_units(network: DenseNetwork, row: int, units: Tensor, weight: Tensor, bias: Tensor) -> DenseNetwork:
+    "Keep these units of a hidden row, in this order, with this linear layer after them (no norms)."
+    here, facts = network.rows[row].linear, network.architecture.rows
+    fewer = _row_of(replace(facts[row], width=len(units)), here.weight[units], here.bias[units])
+    return _with_rows(network, row, fewer, _row_of(facts[row + 1], weight, bias))
+
+# %% ../nbs/04_surgery.ipynb #b1db8d5c
+@torch.no_grad()
 def cut_widths(
     network: DenseNetwork,  # Without norms
     widths: Sequence[int],  # One per hidden row; a row that is no wider stays as it is
@@ -399,14 +407,6 @@ def cut_widths(
         if width < H.shape[1]: network, = refit_widths(network, row, [width], H)
         X = network.rows[row](X)
     return network
-
-
-@torch.no_grad()
-def with_units(network: DenseNetwork, row: int, units: Tensor, weight: Tensor, bias: Tensor) -> DenseNetwork:
-    "Keep these units of a hidden row, in this order, with this linear layer after them (no norms)."
-    here, facts = network.rows[row].linear, network.architecture.rows
-    fewer = _row_of(replace(facts[row], width=len(units)), here.weight[units], here.bias[units])
-    return _with_rows(network, row, fewer, _row_of(facts[row + 1], weight, bias))
 
 # %% ../nbs/04_surgery.ipynb #65bf2ad8
 @torch.no_grad()

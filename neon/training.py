@@ -498,7 +498,7 @@ def _slope(output: Tensor, aim: Tensor, loss: str) -> Tensor:
     shares = output.transpose(1, 2).softmax(1).transpose(1, 2)  # ten times as fast as softmax(-1), where there are few classes
     return (shares - aim)/output.shape[1]
 
-
+# %% ../nbs/03_training.ipynb #0d13bca0
 class _AdamSteps:
     "Adam as a function: without the bookkeeping of the optimiser's class, and without what its first use imports, a second's worth."
 
@@ -514,7 +514,7 @@ class _AdamSteps:
             adam(self.weights, slopes, self.means, self.squares, [], self.counts, fused=True, amsgrad=False, beta1=0.9, beta2=0.999,
                  lr=learning_rate, weight_decay=0.0, eps=1e-8, maximize=False)
 
-
+# %% ../nbs/03_training.ipynb #383350df
 def anneal_stack(
     networks: Sequence[DenseNetwork], # Of one depth; not changed
     x: Tensor,                        # (n, n_inputs)
