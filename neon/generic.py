@@ -38,6 +38,7 @@ from neon.planning import (
     Task,
     Visit,
     advance,
+    overrun,
     restore_output,
     within_budget,
 )
@@ -201,7 +202,7 @@ def schedule_chooser(
 ) -> Callable[[Sequence[PlanEpisode]], list[Decision]]:
     "The same for every layer of every network: a ratio, or the nearest milder one that is offered."
     def one(e: PlanEpisode) -> int:
-        ratios = inputs if e.row == len(e.rows) else schedule
+        ratios = inputs if e.walk.layer < 0 else schedule
         wanted = RATIOS.index(ratios[min(e.passes, len(ratios) - 1)])
         return max(i for i in range(wanted + 1) if e.effects.offered[i])
     return lambda episodes: [Decision({}, one(e), 0.0, 0.0) for e in episodes]
@@ -413,7 +414,7 @@ def _iterate(agent: GenericAgent, league: Sequence[Sequence[Origin]]) -> dict:
         company = [PlanEpisode(origins[int(rng.integers(len(origins)))], b) for b in budgets]
         episodes += play(company, chooser(agent.policy, draws), int(rng.integers(2**31)), c.reward)
         bits += [e.bits for e in company]
-        within += [e.overrun() == 0 for e in company]
+        within += [overrun(e) == 0 for e in company]
     losses = agent.update([e for e in episodes if e], torch_generator(agent.seed, "update", k))
     total = float(np.mean([sum(d.reward for d in e) for e in episodes]))
     return {"update": k, "reward": total, "bits": float(np.mean(bits)), "within": float(np.mean(within)),

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RATIOS', 'SLOPES', 'ACTIVATIONS', 'QUANTILES', 'N_TOKEN', 'N_ACTION', 'N_GLOBAL', 'BITS', 'PLAN_REWARDS',
            'PlanConfig', 'evenly', 'Task', 'rightness', 'Bundle', 'polish', 'as_logits', 'Origin', 'Effects', 'measure',
-           'layer_summaries', 'Visit', 'accuracy_drop', 'within_budget', 'PlanEpisode', 'observe', 'advance',
-           'restore_output', 'gain_reward', 'lagrangian_reward', 'cube_reward', 'PlanningEnv']
+           'layer_summaries', 'Visit', 'accuracy_drop', 'within_budget', 'visit', 'Walk', 'PlanEpisode', 'observe',
+           'advance', 'restore_output', 'overrun', 'gain_reward', 'lagrangian_reward', 'cube_reward', 'PlanningEnv']
 
 # %% ../nbs/07b_planning.ipynb #eb3a5a92
 import math
@@ -290,6 +290,16 @@ class Effects:
     n_params: np.ndarray              # (actions,)
     macs: np.ndarray                  # (actions,)
 
+    def reason(self, action: int, name: str) -> str:
+        "In words: what an action does to the layer of this name, and what it costs, beside the next harder one."
+        widths, points = self.widths, [100*float(a - self.accuracy[0]) for a in self.accuracy]
+        went = "removed" if widths[action] == 0 else f"kept {widths[action]} of {widths[0]}"
+        if widths[action] == widths[0]: went = f"kept all {widths[0]}"
+        cost = f"least squares change accuracy by {points[action]:+.1f} points"
+        harder = next((i for i in range(action + 1, len(widths)) if self.offered[i]), None)
+        if harder is not None: cost += f", {'removal' if widths[harder] == 0 else widths[harder]} by {points[harder]:+.1f}"
+        return f"{name}: {went} ({cost})"
+
 
 def _widths(width: int, removable: bool) -> list[int]:
     "Units left per action, `width` where an action changes nothing new."
@@ -412,115 +422,126 @@ def within_budget(drop: float, error: float, budget: float, config: PlanConfig) 
     "Is the drop within the budget, with a margin of some standard errors (but of no more than a share of the budget)?"
     return drop + min(config.caution*error, config.caution_share*budget) <= budget + 1e-6
 
+
+def visit(origin: Origin, network: DenseNetwork, budget: float) -> Visit:
+    "How a network does on the rows that decide."
+    task = origin.task
+    right = rightness(network, task.x_judge, task.y_judge)
+    drop, error = accuracy_drop(origin.right, right)
+    return Visit(network, float(right.mean()), drop, error, within_budget(drop, error, budget, task.config))
+
 # %% ../nbs/07b_planning.ipynb #6e9ffb49
-class PlanEpisode:
-    "One network being compressed within one budget."
+class Walk:
+    "One pass: from the first hidden layer to the inputs, with a decision at each."
 
-    def __init__(self, origin: Origin, budget: float, key: object = None, show: Origin | None = None):
-        require(budget >= 0, f"a budget is a number of percentage points >= 0, got {budget}")
-        self.origin, self.task, self.config, self.budget, self.key = origin, origin.task, origin.task.config, float(budget), key
-        self.visits: list[Visit] = []
-        self.actions: tuple[int, ...] = ()
-        self.network, self.rows = origin.start, list(range(origin.architecture.depth))
-        self.passes, self.rejected, self.terminated, self.waiting = 0, 0, False, False
-        self.excess, self.tried = 0.0, 0.0   # Of the last rejected pass: points over budget, bits it wanted
-        self.bits = 0.0                      # log2 of the compression reached
-        self.accepted = (self.network, self.rows)
-        self._visit(self.network)
-        self.bits = self._bits() if self.visits[0].within else 0.0
-        self._begin_pass()
-
-    def _bits(self) -> float: return math.log2(self.origin.n_params/self.network.architecture.n_params)
-
-    def judge(self, network: DenseNetwork) -> Visit:
-        "How a network does on the rows that decide."
-        right = rightness(network, self.task.x_judge, self.task.y_judge)
-        drop, error = accuracy_drop(self.origin.right, right)
-        return Visit(network, float(right.mean()), drop, error, within_budget(drop, error, self.budget, self.config))
-
-    def _visit(self, network: DenseNetwork) -> Visit:
-        self.visits.append(self.judge(network))
-        return self.visits[-1]
-
-    def _begin_pass(self) -> None:
-        self.row, self.changed, self.reasons = 0, False, []
-        self.summaries = dict(zip([*self.rows, -1], layer_summaries(self.network, self.task.x_fit[:512]), strict=True))
-        self.done: dict[int, float] = {}     # Original row (or -1, the inputs) -> bits cut from its width in this pass
-        self.last = getattr(self, "next_last", {})
-        self.x_fit, self.x_look = self.network.read(self.task.x_fit), self.network.read(self.task.x_look)
+    def __init__(
+        self,
+        network: DenseNetwork,
+        rows: Sequence[int], # Of the hidden layers, as the original numbers them
+        task: Task,
+    ):
+        self.network, self.rows, self.task, self.row = network, list(rows), task, 0
+        self.changed = self.ended = False
+        self.reasons: list[str] = []
+        self.cut: dict[int, float] = {}  # Number of a layer -> bits cut from its width
+        self.summaries = dict(zip([*self.rows, -1], layer_summaries(network, task.x_fit[:512]), strict=True))
+        self.x_fit, self.x_look = network.read(task.x_fit), network.read(task.x_look)
         self._measure()
+
+    @property
+    def layer(self) -> int:
+        "Number of the layer at hand, as the original numbers them; -1 for the inputs."
+        return -1 if self.row == len(self.rows) else self.rows[self.row]
 
     def _measure(self) -> None:
         "See what can be done to the layer at hand; go on where nothing can."
-        depth = self.network.architecture.depth
-        if self.row == depth: self.x_fit, self.x_look = self.network.read(self.task.x_fit), self.network.read(self.task.x_look)
-        self.effects = measure(self.network, self.row, self.x_fit, self.x_look, self.task.y_look, self.config.inputs)
+        if self.layer < 0: self.x_fit, self.x_look = self.network.read(self.task.x_fit), self.network.read(self.task.x_look)
+        self.effects = measure(self.network, self.row, self.x_fit, self.x_look, self.task.y_look, self.task.config.inputs)
         if self.effects.offered.sum() == 1: self._go_on(0)
+
+    def take(self, action: int) -> None:
+        "Do one of the offered actions."
+        self.reasons.append(self.effects.reason(action, "inputs" if self.layer < 0 else f"layer {self.layer + 1}"))
+        self._go_on(action)
+
+    @torch.no_grad()
+    def _go_on(self, action: int) -> None:
+        "Make the cut and walk to the next layer."
+        layer, before, after = self.layer, self.effects.widths[0], self.effects.widths[action]
+        self.cut[layer] = math.log2(before/after) if after else 8.0
+        self.network = self.effects.networks[action]()
+        self.changed |= after != before
+        if layer < 0:
+            self.ended = True
+            return
+        if after == 0: self.rows.remove(layer)
+        else:
+            here = self.network.rows[self.row]
+            self.x_fit, self.x_look, self.row = here(self.x_fit), here(self.x_look), self.row + 1
+        self._measure()
+
+# %% ../nbs/07b_planning.ipynb #4df20b80
+class PlanEpisode:
+    "One network being compressed within one budget."
+
+    def __init__(self, origin: Origin, budget: float, key: object = None):
+        require(budget >= 0, f"a budget is a number of percentage points >= 0, got {budget}")
+        self.origin, self.task, self.config, self.budget, self.key = origin, origin.task, origin.task.config, float(budget), key
+        self.visits = [visit(origin, origin.start, budget)]
+        self.actions: tuple[int, ...] = ()
+        self.passes, self.rejected = 0, 0
+        self.excess, self.tried = 0.0, 0.0    # Of the last rejected pass: points over budget, bits it wanted
+        self.undone: dict[int, float] = {}    # And bits it cut from each layer, while the next one lasts
+        self.accepted = origin.start, list(range(origin.architecture.depth))
+        self.bits = self._bits(origin.start) if self.visits[0].within else 0.0  # log2 of the compression reached
+        self._begin_pass()
+
+    def _bits(self, network: DenseNetwork) -> float: return math.log2(self.origin.n_params/network.architecture.n_params)
+
+    def _begin_pass(self) -> None:
+        self.walk = Walk(*self.accepted, self.task)
+        self._look_up()
+
+    def _look_up(self) -> None:
+        "After the last layer: wait for the training, or end where nothing was changed."
+        self.waiting, self.terminated = self.walk.ended and self.walk.changed, self.walk.ended and not self.walk.changed
 
     def act(self, action: int) -> None:
         "Do one of the offered actions."
         require(not self.terminated and not self.waiting, "this episode has ended or waits for its training")
         require(bool(self.effects.offered[action]), f"action {action} is not offered here")
         self.actions = (*self.actions, int(action))
-        self._note(action)
-        self._go_on(action)
-
-    def _note(self, action: int) -> None:
-        e, w = self.effects, self.effects.widths
-        layer = "inputs" if self.row == len(self.rows) else f"layer {self.rows[self.row] + 1}"
-        went = "removed" if w[action] == 0 else f"kept {w[action]} of {w[0]}" if w[action] < w[0] else f"kept all {w[0]}"
-        harder = next((i for i in range(action + 1, len(w)) if e.offered[i]), None)
-        points = [100*float(a - e.accuracy[0]) for a in e.accuracy]
-        cost = f"least squares change accuracy by {points[action]:+.1f} points"
-        if harder is not None: cost += f", {'removal' if w[harder] == 0 else w[harder]} by {points[harder]:+.1f}"
-        self.reasons.append(f"{layer}: {went} ({cost})")
-
-    @torch.no_grad()
-    def _go_on(self, action: int) -> None:
-        "Make the cut and walk to the next layer."
-        e, is_input = self.effects, self.row == len(self.rows)
-        name = -1 if is_input else self.rows[self.row]
-        before, after = e.widths[0], e.widths[action]
-        self.done[name] = math.log2(before/after) if after else 8.0
-        self.network = e.networks[action]()
-        self.changed |= after != before
-        if is_input: return self._end_walk()
-        if after == 0: self.rows = [r for r in self.rows if r != name]
-        else:
-            here = self.network.rows[self.row]
-            self.x_fit, self.x_look, self.row = here(self.x_fit), here(self.x_look), self.row + 1
-        self._measure()
-
-    def _end_walk(self) -> None:
-        self.waiting = self.changed
-        self.terminated = not self.changed
+        self.walk.take(action)
+        self._look_up()
 
     def end_pass(self, network: DenseNetwork) -> float: # Bits gained
         "Judge the trained network; take the pass back where it breaks the budget."
-        self.network, self.waiting = network, False
-        visit, before = self._visit(network), self.bits
-        visit.reasons = tuple(self.reasons)
-        self.passes += 1
-        if visit.within:
-            self.accepted, self.bits, self.excess, self.tried, self.next_last = (network, self.rows), self._bits(), 0.0, 0.0, {}
+        seen, before = visit(self.origin, network, self.budget), self.bits
+        self.visits.append(replace(seen, reasons=tuple(self.walk.reasons)))
+        self.passes, self.waiting = self.passes + 1, False
+        if seen.within:
+            self.accepted, self.bits, self.excess, self.tried, self.undone = (network, self.walk.rows), self._bits(network), 0.0, 0.0, {}
         else:
             self.rejected += 1
-            self.excess, self.tried, self.next_last = visit.drop - self.budget, self._bits() - before, dict(self.done)
-            self.network, self.rows = self.accepted
+            self.excess, self.tried, self.undone = seen.drop - self.budget, self._bits(network) - before, self.walk.cut
         self.terminated = self.passes == self.config.passes
         if not self.terminated: self._begin_pass()
         return self.bits - before
 
     @property
+    def network(self) -> DenseNetwork:
+        "As it stands; in the end, the one accepted last."
+        return self.accepted[0] if self.terminated else self.walk.network
+
+    @property
+    def effects(self) -> Effects:
+        "Of the actions at the layer at hand."
+        return self.walk.effects
+
+    @property
     def best(self) -> Visit | None:
         "The smallest network within the budget."
         return min((v for v in self.visits if v.within), key=lambda v: v.n_params, default=None)
-
-    def overrun(self) -> float:
-        "Points by which the result exceeds the budget on the rows that only rewards see, less their standard error; at least 0."
-        if self.best is None or self.task.judge is None: return 0.0
-        drop, error = accuracy_drop(self.origin.right_judge, rightness(self.best.network, *self.task.judge))
-        return max(0.0, drop - self.budget)
 
     def observation(self) -> dict[str, np.ndarray]:
         "Tokens of all layers, features of all actions, and facts about everything."
@@ -533,11 +554,11 @@ N_TOKEN, N_ACTION, N_GLOBAL = 8 + len(ACTIVATIONS) + 2 + 2*len(QUANTILES), 9, 21
 def observe(e: PlanEpisode) -> dict[str, np.ndarray]:
     "The state as arrays: `tokens` (layers, N_TOKEN), `actions` (actions, N_ACTION), `facts` (N_GLOBAL,), `mask`, `current`."
     return {"tokens": _tokens(e), "actions": _action_features(e), "facts": _global_features(e),
-            "mask": e.effects.offered.copy(), "current": np.int64(e.row)}
+            "mask": e.effects.offered.copy(), "current": np.int64(e.walk.row)}
 
 
 def _tokens(e: PlanEpisode) -> np.ndarray:
-    now, was, rows = e.network.architecture, e.origin.architecture, [*e.rows, -1]
+    now, was, rows = e.network.architecture, e.origin.architecture, [*e.walk.rows, -1]
     old, total = was.widths, now.n_params
     tokens = []
     for i, r in enumerate(rows):
@@ -549,11 +570,11 @@ def _tokens(e: PlanEpisode) -> np.ndarray:
         params0 = w0*((0 if r < 0 else old[r]) + (old[1] if r < 0 else old[r + 2]) + 1)
         fact = Row(1, "identity") if r < 0 else was.rows[r]
         after = was.rows[r + 1]
-        facts = [float(r < 0), float(i == e.row), (i + 1)/len(rows), math.log2(w), math.log2(w0), math.log2(params/total),
-                 math.log2(params0), e.done.get(r, -1.0) + e.last.get(r, 0.0)*0.25]
+        facts = [float(r < 0), float(i == e.walk.row), (i + 1)/len(rows), math.log2(w), math.log2(w0), math.log2(params/total),
+                 math.log2(params0), e.walk.cut.get(r, -1.0) + e.undone.get(r, 0.0)*0.25]
         onehot = [float(fact.activation == a) for a in ACTIVATIONS]
         norms = [float("batchnorm" in (*fact.after, *after.before)), float("dropout" in (*fact.after, *after.before))]
-        tokens.append(facts + onehot + norms + e.summaries[r])
+        tokens.append(facts + onehot + norms + e.walk.summaries[r])
     return np.array(tokens, dtype=np.float32)
 
 
@@ -561,19 +582,19 @@ def _action_features(e: PlanEpisode) -> np.ndarray:
     f, drop = e.effects, 100*(e.origin.accuracy - e.effects.accuracy)
     damage = 100*(f.accuracy[0] - f.accuracy)
     left = e.budget + 0.5
-    r = -1 if e.row == len(e.rows) else e.rows[e.row]
+    r, undone = e.walk.layer, e.undone
     width = np.array([math.log2(f.widths[0]/w) if w else 8.0 for w in f.widths])
     return np.stack([np.log2(f.n_params/f.n_params[0]), np.log2(f.macs/f.macs[0]), np.arcsinh(4*(f.loss - f.loss[0])), np.arcsinh(damage),
                      np.arcsinh(damage/left), np.arcsinh(drop/left), width, (np.array(f.widths) == 0).astype(float),
-                     width - e.last.get(r, 0.0) if r in e.last else np.full(len(width), -2.0)], 1).astype(np.float32)
+                     width - undone.get(r, 0.0) if r in undone else np.full(len(width), -2.0)], 1).astype(np.float32)
 
 
 def _global_features(e: PlanEpisode) -> np.ndarray:
-    visit = next(v for v in reversed(e.visits) if v.network is e.accepted[0])
-    points = [4*e.budget, visit.drop, e.budget - visit.drop, 4*visit.error]
+    v = next(v for v in reversed(e.visits) if v.network is e.accepted[0])
+    points = [4*e.budget, v.drop, e.budget - v.drop, 4*v.error]
     course = [e.passes, e.config.passes - e.passes, e.rejected, math.asinh(e.excess), e.tried, e.bits]
     return np.array([*e.origin.facts, *map(math.asinh, points), *course, math.log2(e.network.architecture.n_params),
-                     float(e.row == len(e.rows))], dtype=np.float32)
+                     float(e.walk.layer < 0)], dtype=np.float32)
 
 # %% ../nbs/07b_planning.ipynb #541f258a
 def advance(
@@ -586,7 +607,7 @@ def advance(
     chosen, task = list(first.values()), episodes[0].task
     trained = polish([episodes[i].network for i in chosen], task, [episodes[i].origin.targets for i in chosen], seed)
     for _ in range(task.config.again):
-        poor = [k for k, i in enumerate(chosen) if not episodes[i].judge(trained[k]).within]
+        poor = [k for k, i in enumerate(chosen) if not visit(episodes[i].origin, trained[k], episodes[i].budget).within]
         if not poor: break
         more = polish([trained[k] for k in poor], task, [episodes[chosen[k]].origin.targets for k in poor], seed + 1, 2*task.config.steps)
         for k, network in zip(poor, more, strict=True): trained[k] = network
@@ -603,9 +624,16 @@ def restore_output(network: DenseNetwork, original: DenseNetwork) -> DenseNetwor
 BITS = 4.0 # Bits of compression that are worth a reward of 1
 
 
+def overrun(e: PlanEpisode) -> float:
+    "Points by which the result exceeds the budget on the rows that only rewards see; at least 0."
+    if e.best is None or e.task.judge is None: return 0.0
+    drop, _ = accuracy_drop(e.origin.right_judge, rightness(e.best.network, *e.task.judge))
+    return max(0.0, drop - e.budget)
+
+
 def gain_reward(e: PlanEpisode, gained: float | None) -> float:
     "Bits by which the smallest network within the budget got smaller; at the end, a fine for an overrun on unseen rows."
-    fine = min(1.0, e.overrun()/(1 + e.budget)) if e.terminated else 0.0
+    fine = min(1.0, overrun(e)/(1 + e.budget)) if e.terminated else 0.0
     return (gained or 0.0)/BITS - fine
 
 

@@ -168,7 +168,7 @@ def test_a_pass_over_budget_is_taken_back(origins, task):
     visit = e.visits[-1]
     if visit.within: pytest.skip("even that was good enough")
     assert e.accepted == before and e.network is before[0] and e.rejected == 1 and e.excess == pytest.approx(visit.drop)
-    assert e.last and e.tried > 0
+    assert e.undone and e.tried > 0
 
 
 def test_state_is_finite_and_knows_the_budget(origins):
