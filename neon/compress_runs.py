@@ -9,7 +9,8 @@ __all__ = ['ES', 'AS_TRAINED', 'GATES', 'COLUMNS', 'PROMISES', 'TURNS', 'FACTS',
            'train_for', 'linear_facts', 'fact_rows', 'twins_of', 'guess_size', 'try_guess', 'control_rows',
            'run_controls', 'without_twin', 'per_dataset', 'over_budget_rows', 'summary_row', 'summary_table',
            'promise_table', 'simulated_violations', 'violation_table', 'hard_networks', 'common_networks',
-           'oracle_sizes', 'method_rows', 'gap_table', 'training_seconds', 'cost_table']
+           'oracle_sizes', 'method_rows', 'gap_table', 'training_seconds', 'cost_table', 'objective_rows',
+           'objective_table']
 
 # %% ../nbs/13e_compress_runs.ipynb #2c5321c2
 import itertools
@@ -28,7 +29,19 @@ from sklearn.preprocessing import StandardScaler
 
 from .agent_runs import TWINS, deal_folds
 from .baselines import depth_one, halved
-from .compress import Asked, CompressConfig, Rows, ask, compress_rows, gather_candidates, hold_out, line_up, plain_cuts, walk_lines
+from neon.compress import (
+    COSTS,
+    Asked,
+    CompressConfig,
+    Rows,
+    ask,
+    compress_rows,
+    gather_candidates,
+    hold_out,
+    line_up,
+    plain_cuts,
+    walk_lines,
+)
 from neon.core import (
     Config,
     Protocol,
@@ -44,6 +57,7 @@ from neon.core import (
     write_csv,
 )
 from .data import PreparedData, load_dataset, prepare, stratified_part
+from .export import latency
 from .guard import Drop, Guard, influence, mean_drop
 from .networks import Architecture, DenseNetwork, build_network, load_network, save_network
 from .results import bootstrap_interval, geometric_mean
@@ -620,3 +634,35 @@ def cost_table(results: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame: # One
     once = results.drop_duplicates(["dataset", "network", "reference"])
     table = base.merge(once[["dataset", "network", "reference", "seconds"]], on=["dataset", "network", "reference"])
     return table.assign(share=table.seconds/table.base_seconds)
+
+# %% ../nbs/13e_compress_runs.ipynb #e4ebad20
+def objective_rows(
+    run: CompressRun,
+    data: PreparedData,
+    i: int,                # Number of the network
+    network: DenseNetwork,
+    seconds: float = 0.1,  # How long each latency is measured
+) -> list[dict]:           # One per objective and budget; `microseconds` of one row, `change` in points of test rows
+    "Compress one network for each of the objectives, and count by all of them."
+    costs = lambda n: {"parameters": n.architecture.n_params, "macs": n.architecture.macs, "microseconds": 1e6*latency(n, 1, seconds)}
+    original, rows = fold_norms(network), network_rows(data, i)
+    before, score = {f"{name}_before": value for name, value in costs(original).items()}, evaluate(original, data.X_test, data.y_test)
+    found = []
+    for objective in COSTS:
+        for r in compress_rows(network, rows, run.compress(data.name).replace(objective=objective)):
+            facts = {"dataset": data.name, "network": i, "objective": objective, "budget": r.guard.budget, "n_test": len(data.y_test)}
+            change = 100*(evaluate(r.network, data.X_test, data.y_test) - score)
+            found.append(facts | before | costs(r.network) | {"change": change})
+    return found
+
+
+def objective_table(
+    rows: pd.DataFrame, # Of `objective_rows`
+) -> pd.DataFrame:      # budget, objective, networks, geometric means of before / after of the three, mean change, share over budget
+    "How many times less of each cost, by what was to be small."
+    lines = []
+    for (budget, objective), part in rows.groupby(["budget", "objective"], sort=False):
+        less = {f"{name}, times less": geometric_mean(part[f"{name}_before"]/part[name]) for name in ("parameters", "macs", "microseconds")}
+        lines.append({"budget": budget, "objective": objective, "networks": len(part), **less, "change": part.change.mean(),
+                      "over": float((part.change < -part.budget - 1e-9).mean())})
+    return pd.DataFrame(lines).sort_values("budget", kind="stable", ignore_index=True)
