@@ -49,7 +49,7 @@ class Individual:
         "Weights and biases."
         return sum(W.numel() + b.numel() for W, b in zip(self.weights, self.biases, strict=True))
 
-
+# %% ../nbs/12_ecomp.ipynb #5216299e
 class Parent:
     "The network to be compressed, as an individual whose units are their own origins."
 

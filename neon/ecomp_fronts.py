@@ -233,7 +233,7 @@ class FrontsConfig(Config):
         names = ["search", "parameters", *(list(ablations())[1:] if self.ablate else []), "plain"]
         return [(seed, name) for name in names for seed in range(self.seeds)]
 
-
+# %% ../nbs/13c_ecomp_fronts.ipynb #764053b4
 def _study_setup(config: FrontsConfig, folder: str) -> tuple:
     "In a worker: the data of every seed, prepared when first asked for, and the folder."
     return config, Path(folder), {}
@@ -269,7 +269,7 @@ def _study_task(context: tuple, task: tuple[int, str]) -> tuple[int, str]:
 def _task_file(folder: Path, task: tuple[int, str]) -> Path:
     return folder/"rows"/f"{task[1].replace(' ', '_').replace(',', '')}_seed_{task[0]}.csv"
 
-
+# %% ../nbs/13c_ecomp_fronts.ipynb #5df9213d
 def _tenfold(data: PreparedData, parent: DenseNetwork, search: Evolution, config: FrontsConfig, seed: int,
              method: str) -> list[tuple[str, float, DenseNetwork]]:
     "Networks with so many times fewer parameters than the parent, the search's and, beside the first of two, those of other methods."
@@ -293,7 +293,7 @@ def _even_params(architecture: Architecture, size: float) -> int:
     widths = [architecture.n_inputs, *even_widths(architecture.hidden_widths, size), architecture.n_outputs]
     return sum((a + 1)*b for a, b in zip(widths, widths[1:], strict=False))
 
-
+# %% ../nbs/13c_ecomp_fronts.ipynb #a0eb2261
 def run_study(
     config: FrontsConfig,
     folder: str | Path,    # Of the study; what is there already is not done again

@@ -218,7 +218,7 @@ def advantages_of(decisions: Sequence[Decision], gamma: float, trace: float) -> 
     advantages.reverse()
     return advantages, [a + d.value for a, d in zip(advantages, decisions, strict=True)]
 
-
+# %% ../nbs/08a_generic.ipynb #99413fcd
 _RULES = PlanConfig()
 CAUTIOUS = PlanConfig(caution=1.5, caution_share=1.0) # Where a plan counts
 

@@ -114,7 +114,7 @@ SLOPES: dict[str, tuple[Callable, Callable]] = {  # Activation: function, and it
 }
 ACTIVATIONS = tuple(SLOPES)
 
-
+# %% ../nbs/07b_planning.ipynb #e9822897
 class Bundle:
     "Networks of one depth, without norms, as padded tensors in one flat vector; gradients by hand."
 

@@ -423,13 +423,13 @@ def wins_figure(
 def changes_figure(
     rows: pd.DataFrame,      # Of one setting
     methods: Sequence[str],  # At most nine
-    span: float | None = None, # Points on either side of zero; what lies beyond is counted in the last bar. None: four budgets, at least 4
+    span: float | None = None, # Points on either side of zero, the last bar holds all beyond; None: 98 % of all, and the budget
 ) -> Figure:
     "Histograms of the change of test accuracy, per method."
     rows = only(without_twin(rows), method=list(methods))
     _one_setting(rows, "changes_figure")
     here, budget = [m for m in methods if m in set(rows.method)][:9], rows.budget.iloc[0]
-    span = max(4*budget, 4.0) if span is None else span
+    span = float(np.ceil(max(budget + 1, rows.change.abs().quantile(0.98)))) if span is None else span
     edges, words = np.linspace(-span, span, 33), []
     with mpl.rc_context(STYLE):
         columns = min(3, len(here))
