@@ -165,7 +165,7 @@ def main_table(
 # %% ../nbs/13g_study_tables.ipynb #572b6667
 def coverage(
     rows: pd.DataFrame,
-    least: float = 0.9,  # Share of the networks of the most complete method that a method must have to be compared on shared networks
+    least: float = 0.8,  # Share of the networks of the most complete method that a method must have to be compared on shared networks
 ) -> pd.DataFrame:       # One row per setting and method
     "How many networks and data sets each method has, and whether it has enough for `shared_rows`."
     pieces = only(without_twin(rows)).drop_duplicates([*SETTING, "method", *NETWORK])
@@ -177,7 +177,7 @@ def coverage(
 def shared_rows(
     rows: pd.DataFrame,
     methods: Sequence[str] | None = None, # That must all have a network; None: those with enough, see `coverage`
-    least: float = 0.9,
+    least: float = 0.8,
 ) -> pd.DataFrame:
     "Rows of the networks that all methods share, per setting."
     rows, table, parts = without_twin(rows), coverage(rows, least), []
