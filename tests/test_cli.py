@@ -168,7 +168,7 @@ def test_ctrl_c_ends_everything_at_once(tmp_path):
     time.sleep(1)
     os.killpg(running.pid, signal.SIGINT)
     err = running.communicate(timeout=30)[1]
-    assert running.returncode == 130
+    assert running.returncode == 130, err
     assert "\nneon: interrupted; the same command goes on from where it stopped\n" in err
 
 
