@@ -664,5 +664,5 @@ def objective_table(
     for (budget, objective), part in rows.groupby(["budget", "objective"], sort=False):
         less = {f"{name}, times less": geometric_mean(part[f"{name}_before"]/part[name]) for name in ("parameters", "macs", "microseconds")}
         lines.append({"budget": budget, "objective": objective, "networks": len(part), **less, "change": part.change.mean(),
-                      "over": float((part.change < -part.budget - 1e-9).mean())})
+                      "over": over_budget_rows(part).mean()})
     return pd.DataFrame(lines).sort_values("budget", kind="stable", ignore_index=True)

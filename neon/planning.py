@@ -300,7 +300,7 @@ class Effects:
         if harder is not None: cost += f", {'removal' if widths[harder] == 0 else widths[harder]} by {points[harder]:+.1f}"
         return f"{name}: {went} ({cost})"
 
-
+# %% ../nbs/07b_planning.ipynb #e5c54279
 def _widths(width: int, removable: bool) -> list[int]:
     "Units left per action, `width` where an action changes nothing new."
     found, widths = {width}, []
@@ -484,9 +484,9 @@ class Walk:
 class PlanEpisode:
     "One network being compressed within one budget."
 
-    def __init__(self, origin: Origin, budget: float, key: object = None):
+    def __init__(self, origin: Origin, budget: float):
         require(budget >= 0, f"a budget is a number of percentage points >= 0, got {budget}")
-        self.origin, self.task, self.config, self.budget, self.key = origin, origin.task, origin.task.config, float(budget), key
+        self.origin, self.task, self.config, self.budget = origin, origin.task, origin.task.config, float(budget)
         self.visits = [visit(origin, origin.start, budget)]
         self.actions: tuple[int, ...] = ()
         self.passes, self.rejected = 0, 0

@@ -239,7 +239,7 @@ def front_panels(
             for m, (x, y) in zip(here, xy, strict=True): ax.plot(x, y, linestyle="", markersize=4, alpha=0.85, zorder=4, **family_style(m))
             ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
             ax.set_title(short_name(name))
-        _log_axis(axes[0], "x", size.stack(), pad=2, apart=2)
+        _log_axis(axes[0], "x", size.stack(), pad=2, apart=3)
         _label_lowest(axes, len(names), columns)
         counts = pd.Series(every).map(lambda m: method_of(m).label).value_counts()
         fig.set_label(f"Compression against change of test accuracy on {len(names)} data sets, C = {rows.budget.iloc[0]:g}. Methods by the "
