@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from urllib.error import URLError
 
 import pandas as pd
@@ -162,8 +163,9 @@ def test_output_folders_that_cannot_be(capsys, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_ends_everything_at_once(tmp_path):
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell lets what it runs in the background ignore Ctrl-C
     running = subprocess.Popen([*COMMAND, *f"networks --dataset digits --output-dir {tmp_path/'run'} --workers 2".split()],
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+                               stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed)
     while not (tmp_path/"run"/"config.json").exists(): time.sleep(0.05)
     time.sleep(1)
     os.killpg(running.pid, signal.SIGINT)
