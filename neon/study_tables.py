@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SETTING', 'NETWORK', 'FAMILIES', 'METHODS', 'SIZES', 'RECOVERIES', 'SHORT', 'judged_rows', 'only', 'per_network',
            'Entry', 'method_of', 'read_published', 'published_value', 'main_row', 'main_table', 'coverage',
-           'shared_rows', 'join_networks', 'paired_row', 'paired_table', 'rank_values', 'Ranks', 'critical_difference',
-           'rank_methods', 'alike', 'front_table', 'published_points', 'per_dataset_table', 'published_per_dataset',
-           'stem', 'hidden_widths', 'depth_table', 'layer_table', 'published_layers', 'size_class', 'time_table',
-           'recovery_table', 'wins_table', 'change_table', 'independent', 'disagreement_share', 'noise_table',
-           'smallest_within', 'oracle_table', 'base_table', 'base_summary', 'latency_table', 'curve_table', 'student',
-           'Study', 'provenance', 'load_study', 'short_name', 'times', 'percent', 'points', 'p_value', 'as_text']
+           'shared_rows', 'widely_tried', 'join_networks', 'paired_row', 'paired_table', 'rank_values', 'Ranks',
+           'critical_difference', 'rank_methods', 'alike', 'front_table', 'published_points', 'per_dataset_table',
+           'published_per_dataset', 'stem', 'hidden_widths', 'depth_table', 'layer_table', 'published_layers',
+           'size_class', 'time_table', 'recovery_table', 'wins_table', 'change_table', 'independent',
+           'disagreement_share', 'noise_table', 'smallest_within', 'oracle_table', 'base_table', 'base_summary',
+           'latency_table', 'curve_table', 'student', 'Study', 'provenance', 'load_study', 'short_name', 'times',
+           'percent', 'points', 'p_value', 'as_text']
 
 # %% ../nbs/13g_study_tables.ipynb #c8fb097b
 import re
@@ -190,6 +191,16 @@ def shared_rows(
     kept = pd.concat(parts)
     require(len(kept) > 0, "no network was given to all methods yet")
     return kept
+
+# %% ../nbs/13g_study_tables.ipynb #366594b3
+def widely_tried(
+    rows: pd.DataFrame,
+    least: float = 0.6,  # Share of the methods that the most tried network of the setting was given to
+) -> pd.DataFrame:
+    "Rows of the networks that most methods were given, so that one table can hold nearly all methods."
+    tried = rows.groupby([*SETTING, *NETWORK]).method.transform("nunique")
+    most = tried.groupby([rows[name] for name in SETTING]).transform("max")
+    return rows[tried >= least*most]
 
 # %% ../nbs/13g_study_tables.ipynb #bf1a7d07
 def join_networks(
