@@ -71,8 +71,8 @@ def _as_network(given) -> DenseNetwork:
     return parse_network(given)
 
 # %% ../nbs/09d_estimators.ipynb #accdc3a4
-class _NeonEstimator(BaseEstimator):
-    "Fit, compress, predict."
+class _Parameters(BaseEstimator):
+    "What a user may set."
 
     def __init__(
         self,
@@ -107,6 +107,10 @@ class _NeonEstimator(BaseEstimator):
         "An integer from `random_state`."
         if isinstance(self.random_state, int | np.integer): return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+# %% ../nbs/09d_estimators.ipynb #1dd1b867
+class _NeonEstimator(_Parameters):
+    "Fit, compress, predict."
 
     def _compress(self, X: np.ndarray, y: Tensor) -> "_NeonEstimator":
         "Standardise, split, train unless there is a network, compress."

@@ -443,8 +443,9 @@ def changes_figure(
             ax.axvline(0, color="black", linewidth=0.8)
             ax.axvline(-budget, color="black", linewidth=1.0, linestyle="--")
             ax.yaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
-            ax.set_title(f"{method_of(m).label}\n{percent(part.over.mean())} over the budget")
-            words.append(f"{method_of(m).label} mean {points(part.change.mean())} points, {percent(part.over.mean())} over the budget")
+            over = f"{percent(part.over.mean())} of {len(part)} over the budget"
+            ax.set_title(f"{method_of(m).label}\n{over}")
+            words.append(f"{method_of(m).label} mean {points(part.change.mean())} points, {over}")
         _label_lowest(axes, len(here), columns)
         fig.set_label(f"Histograms of the change of test accuracy at C = {budget:g}: " + "; ".join(words) + ".")
         fig.supxlabel("change of test accuracy (points; dashed: the budget; outermost bars hold all beyond)", fontsize=9)
