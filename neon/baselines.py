@@ -129,7 +129,7 @@ class Baseline:
     label: str               # For tables and figures
     source: str              # Who published it
     path: Path
-    stochastic: bool = False # Does it draw at random beyond starts and minibatches? Then it is run with several seeds
+    stochastic: bool = False # Does chance decide (schedules, architectures, weights from scratch)? Then it is run with several seeds
 
     def __call__(self, network: DenseNetwork, data: PreparedData, target: Target = Target()) -> DenseNetwork:
         "The smallest network on the path that the guard accepts; the network itself where there is none."
@@ -301,7 +301,7 @@ register(Baseline("random", "Random schedule", "Control of NEON", random_path, s
 register(Baseline("uniform", "Uniform schedule, refit", "Control of NEON", uniform_path))
 for _recovery in ("slice", "replace"):
     _path = partial(uniform_path, recovery=_recovery)
-    register(Baseline(f"uniform_{_recovery}", f"Uniform schedule, {_recovery}", "Control of NEON", _path))
+    register(Baseline(f"uniform_{_recovery}", f"Uniform schedule, {_recovery}", "Control of NEON", _path, _recovery == "replace"))
 
 # %% ../nbs/10_baselines.ipynb #091c6581
 FIXED = ((0.0, 0.25, 0.25, 0.5, 0.5, 0.75), (1.0,))  # "linear first": keep ratios of hidden layers and of features, pass by pass
@@ -547,6 +547,6 @@ def distilled_path(network: DenseNetwork, data: PreparedData, target: Target) ->
     return fresh_path([a for a in ladder(network.architecture) if a.n_params <= 400_000], data, target, teacher)
 
 
-register(Baseline("scratch", "From scratch, same depth", "Liu et al. 2019", scratch_path))
-register(Baseline("scratch1", "From scratch, one hidden layer", "Liu et al. 2019", scratch1_path))
-register(Baseline("distilled", "Distilled, same depth", "Hinton et al. 2015", distilled_path))
+register(Baseline("scratch", "From scratch, same depth", "Liu et al. 2019", scratch_path, stochastic=True))
+register(Baseline("scratch1", "From scratch, one hidden layer", "Liu et al. 2019", scratch1_path, stochastic=True))
+register(Baseline("distilled", "Distilled, same depth", "Hinton et al. 2015", distilled_path, stochastic=True))

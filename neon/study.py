@@ -146,7 +146,7 @@ class Method:
     label: str               # For tables and figures
     source: str              # Publication, or where it is described
     run: Compressor          # -> one offer per target, and how many networks were tried
-    stochastic: bool = False # Does it draw at random, so that seeds are worth repeating?
+    stochastic: bool = False # Does chance decide, so that seeds are worth repeating? See `neon.baselines.Baseline`
 
 
 def walk_path(path: OfferPath) -> Compressor:
@@ -258,7 +258,7 @@ STUDY_METHODS: dict[str, Method] = {
     "neon": Method("neon", "NEON", "Frozen agent", _neon),
     "neon_trained": Method("neon_trained", "NEON, trained", "Frozen agent, then one training", _neon_trained),
     "neon_own": Method("neon_own", "NEON, own margin", "Frozen agent, without the guard", _neon_own),
-    "compress": Method("compress", "compress", "Plan, search and guard", _compress),
+    "compress": Method("compress", "compress", "Plan, search and guard", _compress, True),
 }
 
 
