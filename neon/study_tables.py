@@ -10,8 +10,8 @@ __all__ = ['SETTING', 'NETWORK', 'FAMILIES', 'METHODS', 'SIZES', 'RECOVERIES', '
            'published_per_dataset', 'stem', 'hidden_widths', 'depth_table', 'layer_table', 'published_layers',
            'size_class', 'time_table', 'recovery_table', 'wins_table', 'change_table', 'independent',
            'disagreement_share', 'noise_table', 'smallest_within', 'oracle_table', 'base_table', 'base_summary',
-           'latency_table', 'curve_table', 'student', 'Study', 'provenance', 'load_study', 'short_name', 'times',
-           'percent', 'points', 'p_value', 'as_text']
+           'latency_table', 'curve_table', 'student', 'seed_table', 'Study', 'provenance', 'load_study', 'short_name',
+           'times', 'percent', 'points', 'p_value', 'as_text']
 
 # %% ../nbs/13g_study_tables.ipynb #c8fb097b
 import re
@@ -616,6 +616,24 @@ def student(values, confidence: float = 0.95) -> tuple[float, float]:
     half = stats.t.ppf((1 + confidence)/2, len(values) - 1)*values.std(ddof=1)/np.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
+# %% ../nbs/13g_study_tables.ipynb #0ac5bc38
+def seed_table(
+    rows: pd.DataFrame,
+) -> pd.DataFrame:      # One row per setting and method that was repeated
+    "Spread of compression between seeds, on the networks with the most of them."
+    rows, lines = without_twin(rows), []
+    for key, group in rows.groupby([*SETTING, "method"]):
+        seeds = group.groupby(NETWORK).seed.transform("nunique")
+        if seeds.max() == 1: continue
+        group = group.assign(log=np.log(group.compression))[seeds == seeds.max()]
+        means = group.groupby(["seed", "dataset"]).log.mean().groupby("seed").mean()
+        low, high = np.exp(student(means))
+        lines.append(dict(zip([*SETTING, "method"], key, strict=True)) | {
+            "networks": len(group.drop_duplicates(NETWORK)), "seeds": len(means), "geometric": np.exp(means.mean()), "geometric low": low,
+            "geometric high": high, "one network": np.exp(np.sqrt(group.groupby(NETWORK).log.var().mean()))})
+    require(len(lines) > 0, "no method was repeated with another seed yet")
+    return pd.DataFrame(lines)
+
 # %% ../nbs/13g_study_tables.ipynb #6f2b725e
 _SIDES = ("base", "latency", "curves")
 
@@ -691,7 +709,7 @@ def p_value(value: float) -> str:
 
 # %% ../nbs/13g_study_tables.ipynb #8ad9c468
 _RATIOS = ("geometric", "arithmetic", "median", "gap", "median gap", "published compression", "times faster", "compression",
-           "ratio")
+           "ratio", "one network")
 _SHARES = ("fewer features", "over", "over, large", "over, small", "unchanged", "undominated", "reduced", "improved", "broken", "no drop",
            "no drop, 97.5 %", "drop of C", "drop of C, 97.5 %", "within", "is the oracle")
 
