@@ -132,19 +132,19 @@ def main_row(
     rows: pd.DataFrame, # Of one method in one setting
 ) -> dict:
     "Compression, change of test accuracy, broken budgets; every data set weighs the same, intervals are over data sets."
-    by, large = rows.groupby("dataset"), rows.test_rows > 1000
-    ratios, medians, change = by.compression.mean(), by.compression.median(), by.change.mean()
-    geometric = np.exp(np.log(rows.compression).groupby(rows.dataset).mean())
-    line = {"networks": len(rows.drop_duplicates(NETWORK)), "data sets": len(ratios)}
+    facts = rows.assign(log=np.log(rows.compression), unchanged=rows.parameters_after == rows.parameters_before,
+                        fewer=_inputs(rows.architecture_after) < _inputs(rows.architecture_before))
+    each = facts.groupby(NETWORK)[["compression", "log", "change", "over", "unchanged", "fewer", "test_rows"]].mean()  # over seeds
+    sets, large = each.groupby("dataset"), each.test_rows > 1000
+    ratios, geometric, change = sets.compression.mean(), np.exp(sets.log.mean()), sets.change.mean()
+    line = {"networks": len(each), "data sets": len(sets)}
     for name, values, statistic in (("geometric", geometric, "geometric mean"), ("arithmetic", ratios, "mean"), ("change", change, "mean")):
         low, high = bootstrap_interval(values, statistic)
         mean = geometric_mean(values) if statistic == "geometric mean" else float(values.mean())
         line |= {name: mean, f"{name} low": low, f"{name} high": high}
-        if name == "arithmetic": line["median"] = float(medians.median())
-    return line | {"over": rows.over.mean(), "over, large": rows.over[large].mean(), "over, small": rows.over[~large].mean(),
-                   "unchanged": float((rows.parameters_after == rows.parameters_before).mean()),
-                   "fewer features": float((_inputs(rows.architecture_after) < _inputs(rows.architecture_before)).mean()),
-                   "counted": "/".join(sorted(set(rows.counted)))}
+        if name == "arithmetic": line["median"] = float(sets.compression.median().median())
+    return line | {"over": each.over.mean(), "over, large": each.over[large].mean(), "over, small": each.over[~large].mean(),
+                   "unchanged": each.unchanged.mean(), "fewer features": each.fewer.mean(), "counted": "/".join(sorted(set(rows.counted)))}
 
 
 def _inputs(architectures: pd.Series) -> pd.Series: return architectures.str.split("-").str[0].astype(int)
@@ -276,9 +276,15 @@ def rank_values(
     "Means per data set (geometric for ratios), of the networks that all methods share."
     require(value in ("kept", "compression", "change"), f"value must be kept, compression or change, got {value!r}")
     rows = shared_rows(rows)
-    if value == "change": return rows.pivot_table(index="dataset", columns="method", values="change")
+    if value == "change": return _by_dataset(rows, rows.change)
     ratio = rows.compression.where(~rows.over, 1.0) if value == "kept" else rows.compression
-    return np.exp(rows.assign(log=np.log(ratio)).pivot_table(index="dataset", columns="method", values="log"))
+    return np.exp(_by_dataset(rows, np.log(ratio)))
+
+
+def _by_dataset(rows: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
+    "Means over networks, one row per data set, one column per method; seeds of a network are averaged first."
+    each = values.groupby([rows[name] for name in (*NETWORK, "method")]).mean()
+    return each.groupby(["dataset", "method"]).mean().unstack("method")
 
 
 @dataclass(frozen=True)
@@ -362,8 +368,7 @@ def per_dataset_table(
 ) -> pd.DataFrame:                         # One row per data set, sorted by name
     "One value per data set and method; kropt is among them."
     rows = only(rows, method=methods)
-    logs = rows.assign(compression=np.log(rows.compression), over=rows.over.astype(float))
-    table = logs.pivot_table(index="dataset", columns="method", values=value)
+    table = _by_dataset(rows, np.log(rows.compression) if value == "compression" else rows[value])
     order = [m for m in (methods or dict.fromkeys(rows.method)) if m in table]
     return (np.exp(table) if value == "compression" else table)[order]
 
@@ -548,11 +553,12 @@ def oracle_table(
     if shared: rows = shared_rows(rows)
     for key, group in rows.groupby([*SETTING, "method"]):
         within = group[~group.over]
-        gaps = np.exp(np.log(within.gap).groupby(within.dataset).mean()) if len(within) else pd.Series([np.nan])
+        gaps = np.exp(_by_dataset(within, np.log(within.gap)).iloc[:, 0]) if len(within) else pd.Series([np.nan])
         low, high = bootstrap_interval(gaps, "geometric mean") if len(within) else (np.nan, np.nan)
-        lines.append(dict(zip([*SETTING, "method"], key, strict=True)) | {"networks": len(group), "within": len(within)/len(group),
-                     "gap": np.exp(np.log(gaps).mean()), "gap low": low, "gap high": high, "median gap": within.gap.median(),
-                     "is the oracle": float((np.abs(within.gap - 1) < 1e-9).sum()/len(group))})
+        lines.append(dict(zip([*SETTING, "method"], key, strict=True)) | {
+            "networks": len(group.drop_duplicates(NETWORK)), "within": len(within)/len(group), "gap": np.exp(np.log(gaps).mean()),
+            "gap low": low, "gap high": high, "median gap": within.gap.median(),
+            "is the oracle": float((np.abs(within.gap - 1) < 1e-9).sum()/len(group))})
     return pd.DataFrame(lines).sort_values([*SETTING, "gap"], ignore_index=True)
 
 # %% ../nbs/13g_study_tables.ipynb #50f96e3c
