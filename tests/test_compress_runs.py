@@ -69,6 +69,8 @@ def test_references_differ_in_training_only():
     small, large, late = reference_training(8191), reference_training(8192), reference_training(100, "trained")
     assert (small.patience, large.patience, late.patience) == (10, 4, None)
     assert (small.batch_size, large.batch_size, late.epoch_rows, late.epochs) == (128, 256, 4096, 100)
+    letter = reference_training(10**6, "trained", "paper")
+    assert (letter.epochs, letter.batch_size, letter.learning_rate, letter.patience, letter.epoch_rows) == (100, 64, 1e-3, None, None)
     assert reference_protocol(prepare("iris")).gate == 0.6
 
 
