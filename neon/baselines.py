@@ -300,8 +300,8 @@ def uniform_path(network: DenseNetwork, data: PreparedData, target: Target, reco
 register(Baseline("random", "Random schedule", "Control of NEON", random_path, stochastic=True))
 register(Baseline("uniform", "Uniform schedule, refit", "Control of NEON", uniform_path))
 for _recovery in ("slice", "replace"):
-    _path = partial(uniform_path, recovery=_recovery)
-    register(Baseline(f"uniform_{_recovery}", f"Uniform schedule, {_recovery}", "Control of NEON", _path, _recovery == "replace"))
+    _path, _fresh = partial(uniform_path, recovery=_recovery), _recovery == "replace"
+    register(Baseline(f"uniform_{_recovery}", f"Uniform schedule, {_recovery}", "Control of NEON", _path, stochastic=_fresh))
 
 # %% ../nbs/10_baselines.ipynb #091c6581
 FIXED = ((0.0, 0.25, 0.25, 0.5, 0.5, 0.75), (1.0,))  # "linear first": keep ratios of hidden layers and of features, pass by pass

@@ -254,11 +254,11 @@ def _compress(network, data, targets, config, job):
 
 STUDY_METHODS: dict[str, Method] = {
     **{name: Method(name, b.label, b.source, walk_path(b.path), b.stochastic) for name, b in BASELINES.items()},
-    "ecomp": Method("ecomp", "EComp", "Evolution, the preset neon", _ecomp, True),
+    "ecomp": Method("ecomp", "EComp", "Evolution, the preset neon", _ecomp, stochastic=True),
     "neon": Method("neon", "NEON", "Frozen agent", _neon),
     "neon_trained": Method("neon_trained", "NEON, trained", "Frozen agent, then one training", _neon_trained),
     "neon_own": Method("neon_own", "NEON, own margin", "Frozen agent, without the guard", _neon_own),
-    "compress": Method("compress", "compress", "Plan, search and guard", _compress, True),
+    "compress": Method("compress", "compress", "Plan, search and guard", _compress, stochastic=True),
 }
 
 

@@ -652,6 +652,14 @@ class Study:
     sides: dict = field(default_factory=dict)       # base, latency, curves (changes of accuracy in points): those that there are
     meta: dict = field(default_factory=dict)        # Of study_meta.json
 
+    def strict(self, **values) -> pd.DataFrame:
+        "Rows of the strict protocol against early-stopped networks; of those, the ones with these values (see `only`)."
+        return only(self.rows, protocol="strict", reference="es", **values)
+
+    def side_by_side(self, **values) -> pd.DataFrame:
+        "The same, of the networks that most methods were given, whichever methods are asked for."
+        return only(widely_tried(self.strict()), **values)
+
     def side(self, name: str) -> pd.DataFrame:
         "A side table; that it is missing is a `NeonError`."
         require(name in self.sides, f"study_{name}.csv is not there yet")
