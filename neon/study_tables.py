@@ -83,7 +83,7 @@ FAMILIES = ("ours", "schedules", "published rivals", "plain cuts", "new networks
 METHODS = {
     "compress": Entry("compress", "ours"), "neon": Entry("NEON, frozen agent", "ours", "NEON"),
     "neon_own": Entry("NEON, by its own margin", "ours"), "neon_trained": Entry("NEON, then trained", "ours"),
-    "ecomp": Entry("EComp", "ours"),
+    "ecomp": Entry("EComp", "published rivals"),
     "random": Entry("random schedule", "schedules", "Random"), "fixed": Entry("fixed schedule", "schedules"),
     "uniform": Entry("uniform, refit", "schedules"), "uniform_slice": Entry("uniform, slice", "schedules"),
     "uniform_replace": Entry("uniform, replace", "schedules"),
