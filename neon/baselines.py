@@ -73,7 +73,7 @@ class Target(Config):
         "How every rival trains."
         epoch = min(n for n in (rows, self.epoch_rows, 4096) if n is not None)
         settings = TrainingConfig(self.epochs if epochs is None else epochs, min(128, max(8, epoch//32)), 1e-3, patience=5, average=1.0,
-                                  epoch_rows=self.epoch_rows, precision="auto")
+                                  epoch_rows=self.epoch_rows)
         return settings.replace(**changes)
 
 # %% ../nbs/10_baselines.ipynb #b83bc89c

@@ -67,8 +67,8 @@ from .surgery import fold_norms
 from .training import anneal, evaluate, plan_stacks, predict, train_stack
 
 # %% ../nbs/13e_compress_runs.ipynb #656fb081
-ES = TrainingConfig(100, 128, 1e-3, patience=10, average=1.0, epoch_rows=8192, precision="auto")
-AS_TRAINED = TrainingConfig(100, 256, 2e-3, patience=None, precision="auto", epoch_rows=4096)
+ES = TrainingConfig(100, 128, 1e-3, patience=10, average=1.0, epoch_rows=8192)
+AS_TRAINED = TrainingConfig(100, 256, 2e-3, patience=None, epoch_rows=4096)
 AS_PUBLISHED = TrainingConfig(100, 64, 1e-3, patience=None)
 GATES = {"first-order-theorem-proving": 0.45, "tamilnadu-electricity__noleak": 0.0, "kropt": 0.5, "no2": 0.55, "pm10": 0.55,
          "disclosure_z": 0.52}  # Validation accuracy (a fraction), in place of the published 60 %

@@ -100,7 +100,7 @@ class TrainingConfig(Config):
     patience: int | None = 10   # Stop after this many epochs without a better validation loss; None: all epochs, last weights
     average: float = 0.0        # Judge and keep the mean of the weights over about so many epochs; 0: the weights as they are
     epoch_rows: int | None = None # Rows of one epoch, where there are more; None: all
-    precision: str = "float32"  # Inputs of matrix products: "float32", "bfloat16", or "auto" (bfloat16 where it is fast)
+    precision: str = "float32"  # Inputs of matrix products: "float32" everywhere; "bfloat16", or "auto" (bfloat16 where it is fast), if asked for
 
     def __post_init__(self):
         require(self.epochs >= 0, f"epochs must be at least 0, got {self.epochs}")
@@ -113,7 +113,7 @@ class TrainingConfig(Config):
                 f"precision must be float32, bfloat16 or auto, got {self.precision!r}")
 
 # %% ../nbs/00_core.ipynb #7bf827e6
-_QUICK = TrainingConfig(100, 128, 2e-3, patience=1, average=1.0, epoch_rows=8192, precision="auto")
+_QUICK = TrainingConfig(100, 128, 2e-3, patience=1, average=1.0, epoch_rows=8192)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ PROTOCOLS = {
     "strict": Protocol(),
     "paper": Protocol(name="paper", scaling="minmax", scale_on="all", nominal="ordinal", stratify=False, fixed_split=True,
                       output="softmax", probe_rows=3000, refit_rows=None, published_agent=True,
-                      base_training=TrainingConfig(100, 256, 2e-3, patience=None, precision="auto"),
+                      base_training=TrainingConfig(100, 256, 2e-3, patience=None),
                       step_training=TrainingConfig(100, 32, 1e-3, patience=10)),
 }
 
