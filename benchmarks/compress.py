@@ -13,7 +13,7 @@ from benchmarks.common import SEED, Options, Part, data_of, plain_row, say, time
 from neon.compress import compress
 from neon.core import torch_generator
 from neon.data import PreparedData
-from neon.networks import Architecture, DenseNetwork, Row, build_network
+from neon.networks import Architecture, DenseNetwork, Layer, build_network
 
 CASES = {"satimage": 5_000, "phoneme": 5_000, "electricity-normalized": 45_000, "bank-marketing": 45_000}  # Rows of the call
 HIDDEN, STATES = (600, 800, 300), 3
@@ -21,8 +21,8 @@ HIDDEN, STATES = (600, 800, 300), 3
 
 def network_for(data: PreparedData) -> DenseNetwork:
     "A trained network of some 0.75 to 0.8 million parameters."
-    rows = (*(Row(width) for width in HIDDEN), Row(data.n_classes, "identity"))
-    return trained([build_network(Architecture(data.n_features, rows), torch_generator(SEED, "compress"))], data)[0]
+    layers = (*(Layer(width) for width in HIDDEN), Layer(data.n_classes, "identity"))
+    return trained([build_network(Architecture(data.n_features, layers), torch_generator(SEED, "compress"))], data)[0]
 
 
 def run(options: Options) -> Iterator[Part]:

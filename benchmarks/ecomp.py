@@ -18,7 +18,7 @@ from neon.core import TrainingConfig, flush_denormals, generator, require, torch
 from neon.data import PreparedData
 from neon.ecomp import Individual, Parent, Scores, fitness
 from neon.evolution import EvolutionConfig, Ground, breed
-from neon.networks import Architecture, DenseNetwork, Row, build_network
+from neon.networks import Architecture, DenseNetwork, Layer, build_network
 from neon.training import train_networks
 
 DATASETS, HIDDEN = ("fashion_mnist",), (256, 256)
@@ -93,16 +93,16 @@ def linears(network: nn.Sequential) -> list[nn.Linear]: return [m for m in netwo
 
 def sequential(parent: Parent, individual: Individual) -> nn.Sequential:
     "An individual as the researcher's network, with weights of its own."
-    rows = parent.to_network(individual).rows
-    return nn.Sequential(*(module for row in rows for module in (row.linear, row.activation)))[:-1]
+    layers = parent.to_network(individual).layers
+    return nn.Sequential(*(module for layer in layers for module in (layer.linear, layer.activation)))[:-1]
 
 # -- both, in turn -------------------------------------------------------------------------------------------------------------------
 
 
 def published_parent(data: PreparedData, hidden: Sequence[int]) -> DenseNetwork:
     "A trained network of the published kind."
-    rows = (*(Row(width) for width in hidden), Row(data.n_classes, "identity"))
-    network = build_network(Architecture(data.n_features, rows), torch_generator(SEED, "ecomp"))
+    layers = (*(Layer(width) for width in hidden), Layer(data.n_classes, "identity"))
+    network = build_network(Architecture(data.n_features, layers), torch_generator(SEED, "ecomp"))
     return train_networks([network], data.X_train, data.y_train, data.X_validation, data.y_validation, TRAINING, SEED)[0].network
 
 
@@ -161,4 +161,4 @@ def run(options: Options) -> Iterator[Part]:
     for name in options.names(("digits",) if options.quick else DATASETS):
         data = data_of(name, "paper")  # pixels from 0 to 1
         network, settings = published_parent(data, HIDDEN), QUICK if options.quick else SETTINGS
-        yield "", [row for setting in settings for row in compare(network, data, *setting)]
+        yield "", [layer for setting in settings for layer in compare(network, data, *setting)]

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.common import SEED, Options, Part, plain_row, say, timed
 from neon.core import TrainingConfig, fast_bfloat16, torch_generator
-from neon.networks import Architecture, DenseNetwork, Row, build_network
+from neon.networks import Architecture, DenseNetwork, Layer, build_network
 from neon.training import train_stack
 
 SIZES, BATCHES, HIDDEN, INPUTS, ROWS = (512, 1024, 2048), (128, 256, 1024), (1000, 1000, 1000), 64, 8192
@@ -40,7 +40,7 @@ def training_seconds(network: DenseNetwork, rows: int, batch: int, precision: st
 
 def measure(sizes: tuple[int, ...], batches: tuple[int, ...], hidden: tuple[int, ...], rows: int, repetitions: int) -> list[dict]:
     "Peaks and training speeds, measured in turn."
-    network = build_network(Architecture(INPUTS, (*(Row(w) for w in hidden), Row(10, "identity"))), torch_generator(SEED, "gemm network"))
+    network = build_network(Architecture(INPUTS, (*(Layer(w) for w in hidden), Layer(10, "identity"))), torch_generator(SEED, "gemm network"))
     work = rows*operations_per_row(network.architecture)/1e9
     peaks, seconds = {name: 0.0 for name in DTYPES}, {(p, b): [] for p in ("float32", "auto") for b in batches}
     for repetition in range(repetitions):

@@ -13,7 +13,7 @@ from benchmarks.step import variants
 from neon.core import torch_generator
 from neon.data import PreparedData
 from neon.environment import Cut, EnvConfig, make_cuts, start_state
-from neon.networks import Architecture, DenseNetwork, Row, build_network
+from neon.networks import Architecture, DenseNetwork, Layer, build_network
 from neon.surgery import keep_width
 
 ROWS, WIDTH = (1000, 2000, 4000, 8000, 16000, 32000, 64000), 300
@@ -24,7 +24,7 @@ MEASURED = ("refit, no epochs", "refit, up to 5 epochs", "replace")
 
 def network_of(data: PreparedData, width: int) -> DenseNetwork:
     "A trained network with two hidden layers."
-    architecture = Architecture(data.n_features, (Row(width), Row(width), Row(data.n_classes, "identity")))
+    architecture = Architecture(data.n_features, (Layer(width), Layer(width), Layer(data.n_classes, "identity")))
     return trained([build_network(architecture, torch_generator(SEED, "growth"))], data)[0]
 
 
@@ -32,9 +32,9 @@ def one_pass(network: DenseNetwork, data: PreparedData, config: EnvConfig, repet
     "Cut each hidden layer to 80 %."
     state, total = start_state(network, data, config), 0.0
     state.accuracy = UNREACHABLE
-    for row, width in enumerate(network.architecture.hidden_widths):
-        (result,), seconds = timed(make_cuts, [Cut(state, row, keep_width(width, 0.8), (repetition, row))], data, config, SEED)
-        state, total = state.changed(result[0], UNREACHABLE, row), total + seconds
+    for layer, width in enumerate(network.architecture.hidden_widths):
+        (result,), seconds = timed(make_cuts, [Cut(state, layer, keep_width(width, 0.8), (repetition, layer))], data, config, SEED)
+        state, total = state.changed(result[0], UNREACHABLE, layer), total + seconds
     return total/network.architecture.depth
 
 

@@ -30,7 +30,7 @@ def train(
     "Train one network, the whole of it forward for every minibatch."
     torch.manual_seed(seed)  # of dropout
     network = copy.deepcopy(network)
-    for i, row in enumerate(network.rows): row.requires_grad_(rows is None or i in rows)
+    for i, layer in enumerate(network.layers): layer.requires_grad_(rows is None or i in rows)
     loader = DataLoader(TensorDataset(data.X_train, data.y_train), config.batch_size, shuffle=True, drop_last=True,
                         generator=torch_generator(seed, "batches"))
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], config.learning_rate)
@@ -63,9 +63,9 @@ def validation_loss(network: DenseNetwork, data: PreparedData) -> float:
 
 def start(cut: Cut, seed: int) -> DenseNetwork:
     "The network with fresh layers in place of the cut one and the next, the same as in the engine's own `replace`."
-    return replace_layer(cut.state.network, cut.row, cut.width, torch_generator(seed, "weights", *cut.name))
+    return replace_layer(cut.state.network, cut.layer, cut.width, torch_generator(seed, "weights", *cut.name))
 
 
 def step(cut: Cut, data: PreparedData, seed: int, config: TrainingConfig = STEP) -> DenseNetwork:
     "One published environment step: fresh layers, trained until they have converged."
-    return train(start(cut, seed), data, config, (cut.row, cut.row + 1), seed)
+    return train(start(cut, seed), data, config, (cut.layer, cut.layer + 1), seed)

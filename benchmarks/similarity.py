@@ -8,7 +8,7 @@ from sklearn.metrics import pairwise_distances
 
 from benchmarks.common import SEED, Options, Part, comparison, data_of, say, timed, trained
 from neon.core import generator, torch_generator
-from neon.networks import Architecture, DenseNetwork, Row, build_network
+from neon.networks import Architecture, DenseNetwork, Layer, build_network
 from neon.similarity import SimilarityLoss
 
 WIDTHS, HIDDEN, PERPLEXITY = (230, 53), 256, 30.0  # Units of the widest and the narrowest child; of the parent
@@ -19,14 +19,14 @@ EPSILON = np.finfo(np.float64).eps
 def parent() -> tuple[DenseNetwork, torch.Tensor]:
     "A trained network with two equally wide hidden layers, and the rows it was trained on."
     data = data_of("digits")
-    architecture = Architecture(data.n_features, (Row(HIDDEN), Row(HIDDEN), Row(data.n_classes, "identity")))
+    architecture = Architecture(data.n_features, (Layer(HIDDEN), Layer(HIDDEN), Layer(data.n_classes, "identity")))
     return trained([build_network(architecture, torch_generator(SEED))], data)[0], data.X_train
 
 
 def embeddings(network: DenseNetwork, X: torch.Tensor, widths: list[int]) -> list[list[torch.Tensor]]: # [layer][child]
     "Hidden layers of children: the units of the parent with the largest L1 norms, every weight times its own factor in 0.9 to 1.1."
     rng, layers = torch_generator(SEED, "similarity"), [[], []]
-    linear = [row.linear for row in network.rows[:2]]
+    linear = [layer.linear for layer in network.layers[:2]]
     orders = [m.weight.detach().abs().sum(1).argsort(descending=True) for m in linear]
     for width in widths:
         hidden, before = X, slice(None)

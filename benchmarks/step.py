@@ -36,10 +36,10 @@ def random_plan(network: DenseNetwork, rng: np.random.Generator, passes: int = 4
     "The cuts (row, width) of an episode with random actions; actions that keep everything are steps without a cut."
     widths, plan = list(network.architecture.hidden_widths), []
     for _ in range(passes):
-        for row, width in enumerate(widths):
+        for layer, width in enumerate(widths):
             offered = [a for a in PUBLISHED_MENU if a == 1 or keep_width(width, a) < width]
-            widths[row] = keep_width(width, float(rng.choice(offered)))
-            if widths[row] < width: plan.append((row, widths[row]))
+            widths[layer] = keep_width(width, float(rng.choice(offered)))
+            if widths[layer] < width: plan.append((layer, widths[layer]))
     return plan
 
 
@@ -75,22 +75,22 @@ def play(network: DenseNetwork, plan: list[tuple[int, int]], data: PreparedData,
     states = {name: start_state(network, data, config) for name, config in configs.items()}
     features = FeatureExtractor(probe_rows(data.X_train, get_protocol("strict").probe_rows, SEED))
     features.reset(network)
-    for i, (row, width) in enumerate(plan):
-        cuts, results = {name: Cut(state, row, width, (i,)) for name, state in states.items()}, {}
+    for i, (layer, width) in enumerate(plan):
+        cuts, results = {name: Cut(state, layer, width, (i,)) for name, state in states.items()}, {}
         fresh, seconds = timed(naive.step, cuts[FOLLOWED], data, SEED)
         record.add("naive", seconds, evaluate(fresh, data.X_validation, data.y_validation))
         for name, config in configs.items():
             (results[name],), seconds = timed(make_cuts, [cuts[name]], data, config, SEED)
             record.add(name, seconds, results[name][1])
-        states = {name: state.changed(*results[FOLLOWED], row) for name, state in states.items()}
-        record.maps.append(timed(describe, features, results[FOLLOWED][0], row)[1])
+        states = {name: state.changed(*results[FOLLOWED], layer) for name, state in states.items()}
+        record.maps.append(timed(describe, features, results[FOLLOWED][0], layer)[1])
     return states[FOLLOWED].network
 
 
-def describe(features: FeatureExtractor, network: DenseNetwork, row: int) -> dict:
+def describe(features: FeatureExtractor, network: DenseNetwork, layer: int) -> dict:
     "What the agent is shown after a cut of `row`."
-    features.update(network, row, row + 1)
-    return features.observation(row)
+    features.update(network, layer, layer + 1)
+    return features.observation(layer)
 
 
 def rows_of(name: str, record: Record) -> list[dict]:

@@ -41,7 +41,7 @@ from .data import PreparedData
 from .environment import Cut, EnvConfig, check_fits, make_cuts, start_state
 from .generic import play, schedule_chooser
 from .guard import Guard, paired_drop, walk
-from .networks import Architecture, DenseNetwork, DenseRow, Row, build_network
+from .networks import Architecture, DenseNetwork, DenseLayer, Layer, build_network
 from .planning import Origin, PlanConfig, PlanEpisode, Task, restore_output
 from .search import WIDTHS, shape
 from .surgery import cut_widths, fold_norms, keep_width, l1_importance, most_important, slice_units
@@ -99,7 +99,7 @@ def finished(
     original: DenseNetwork,
 ) -> DenseNetwork:
     "The network as it is handed out: batch norms folded into its weights, with the last activation of the original."
-    if any("batchnorm" in (*row.before, *row.after) for row in network.architecture.rows): network = fold_norms(network)
+    if any("batchnorm" in (*layer.before, *layer.after) for layer in network.architecture.layers): network = fold_norms(network)
     return restore_output(network, original).eval()
 
 
@@ -160,8 +160,8 @@ def constant_network(
 ) -> DenseNetwork:         # Logits; 2 parameters per class
     "Gives every row the class shares of the training rows."
     classes = network.architecture.n_outputs
-    constant = build_network(Architecture(network.architecture.n_inputs, (Row(classes, "identity"),), (0,)))
-    linear, shares = constant.rows[0].linear, torch.bincount(data.y_train.cpu(), minlength=classes)/len(data.y_train)
+    constant = build_network(Architecture(network.architecture.n_inputs, (Layer(classes, "identity"),), (0,)))
+    linear, shares = constant.layers[0].linear, torch.bincount(data.y_train.cpu(), minlength=classes)/len(data.y_train)
     with torch.no_grad(): linear.weight.zero_(), linear.bias.copy_(shares.clamp(min=1e-6).log())
     return constant.to(data.X_train.device)
 
@@ -180,10 +180,10 @@ def logistic_network(
 ) -> DenseNetwork:         # Logits
     "Logistic regression of the training rows, as a network without hidden layers."
     model = LogisticRegression(max_iter=300).fit(data.X_train.cpu().numpy(), data.y_train.cpu().numpy())
-    linear_network = build_network(Architecture(network.architecture.n_inputs, (Row(network.architecture.n_outputs, "identity"),)))
+    linear_network = build_network(Architecture(network.architecture.n_inputs, (Layer(network.architecture.n_outputs, "identity"),)))
     W, b, there = *(torch.from_numpy(v).float() for v in (model.coef_, model.intercept_)), torch.from_numpy(model.classes_)
     if len(W) == 1: W, b = torch.cat([-W/2, W/2]), torch.cat([-b/2, b/2])
-    linear = linear_network.rows[0].linear
+    linear = linear_network.layers[0].linear
     with torch.no_grad():
         linear.weight.zero_(), linear.bias.fill_(-30.0)  # a class without a training row is never answered
         linear.weight[there], linear.bias[there] = W, b
@@ -216,26 +216,26 @@ def boosting_accuracy(
 def without_dropout(architecture: Architecture) -> Architecture:
     "The same layers and batch norms."
     fewer = lambda norms: tuple(n for n in norms if n != "dropout")
-    rows = tuple(replace(row, before=fewer(row.before), after=fewer(row.after), dropout=0.5) for row in architecture.rows)
-    return replace(architecture, rows=rows)
+    layers = tuple(replace(layer, before=fewer(layer.before), after=fewer(layer.after), dropout=0.5) for layer in architecture.layers)
+    return replace(architecture, layers=layers)
 
 
 def plain(architecture: Architecture) -> Architecture:
     "The architecture without dropout and with logits."
-    *rows, last = without_dropout(architecture).rows
+    *layers, last = without_dropout(architecture).layers
     activation = "identity" if last.activation == "softmax" else last.activation
-    return replace(architecture, rows=(*rows, replace(last, activation=activation)))
+    return replace(architecture, layers=(*layers, replace(last, activation=activation)))
 
 
 def trainable(network: DenseNetwork) -> DenseNetwork:
     "The network without dropout and with logits; its weights are shared."
-    architecture, rows = plain(network.architecture), []
-    for row, fact, n_in in zip(network.rows, architecture.rows, architecture.widths, strict=False):
-        rows.append(DenseRow(fact, n_in, row.linear))
-        for there, here in ((row.before, rows[-1].before), (row.after, rows[-1].after)):
+    architecture, layers = plain(network.architecture), []
+    for layer, fact, n_in in zip(network.layers, architecture.layers, architecture.widths, strict=False):
+        layers.append(DenseLayer(fact, n_in, layer.linear))
+        for there, here in ((layer.before, layers[-1].before), (layer.after, layers[-1].after)):
             norms = [m for m in there if not isinstance(m, nn.Dropout)]
             for new, old in zip(here, norms, strict=True): new.load_state_dict(old.state_dict())
-    return DenseNetwork(architecture, rows).to(network.rows[0].linear.weight.device).eval()
+    return DenseNetwork(architecture, layers).to(network.layers[0].linear.weight.device).eval()
 
 
 def tune(
@@ -272,13 +272,13 @@ def schedule_path(
     state, seed = start_state(network, data, config), int(seed_sequence(target.seed, "cut").generate_state(1)[0])
     for sweep in itertools.count(1):
         able = False
-        for row, width in enumerate(state.network.architecture.hidden_widths):
+        for layer, width in enumerate(state.network.architecture.hidden_widths):
             offered = [a for a in config.actions if a == 1 or keep_width(width, a) < width]
             able |= len(offered) > 1
             narrower = keep_width(width, ratio(sweep, offered))
             if narrower == width: continue
-            made = (*made, (row, narrower))
-            cut = Cut(state, row, narrower, (0, *made))
+            made = (*made, (layer, narrower))
+            cut = Cut(state, layer, narrower, (0, *made))
             make_cuts([cut], data, config, seed)
             state = cut.after
         if not able: return
@@ -324,7 +324,7 @@ register(Baseline("fixed", "Best fixed schedule", "Control of NEON", fixed_path)
 def narrowed(architecture: Architecture, ratio: float) -> Architecture:
     "Every hidden layer at this share of its width, rounded up, but at least one unit less (and at least one)."
     fewer = lambda width: max(1, min(width - 1, math.ceil(ratio*width)))
-    return replace(architecture, rows=(*(replace(row, width=fewer(row.width)) for row in architecture.rows[:-1]), architecture.rows[-1]))
+    return replace(architecture, layers=(*(replace(layer, width=fewer(layer.width)) for layer in architecture.layers[:-1]), architecture.layers[-1]))
 
 
 def ladder(
@@ -342,8 +342,8 @@ def keep_strongest(
     widths: Sequence[int], # Of the hidden layers
 ) -> DenseNetwork:
     "Cut every hidden layer to the units with the largest L1 norms, all ranked in the network as it came."
-    kept = [most_important(l1_importance(network, row), width) for row, width in enumerate(widths)]
-    for row, units in enumerate(kept): network = slice_units(network, row, units)
+    kept = [most_important(l1_importance(network, layer), width) for layer, width in enumerate(widths)]
+    for layer, units in enumerate(kept): network = slice_units(network, layer, units)
     return network
 
 
@@ -381,7 +381,7 @@ def without_smallest(
 ) -> DenseNetwork:
     "All other weights, the smallest of all layers together, set to zero."
     network = copy_network(network)
-    weights = [row.linear.weight for row in network.rows]
+    weights = [layer.linear.weight for layer in network.layers]
     sizes = torch.cat([w.abs().flatten() for w in weights])
     if kept < len(sizes):
         least = sizes.topk(max(1, kept)).values[-1]
@@ -397,16 +397,16 @@ def without_idle(
     before = None
     while before != network.architecture:
         before = network.architecture
-        for row in range(before.depth):
-            here, there = network.rows[row], network.rows[row + 1]
+        for layer in range(before.depth):
+            here, there = network.layers[layer], network.layers[layer + 1]
             read, reads = (there.linear.weight != 0).any(0), (here.linear.weight != 0).any(1)
             kept = torch.nonzero(read & reads)[:, 0]
             if len(kept) == len(read): continue
             if not len(kept): kept = torch.arange(1, device=read.device)  # a layer has one unit at least
             constant = there.before(here.activation(here.after(here.linear.bias[None])))[0].index_fill(0, kept, 0)
             network = copy_network(network)
-            network.rows[row + 1].linear.bias += there.linear.weight @ constant
-            network = slice_units(network, row, kept)
+            network.layers[layer + 1].linear.bias += there.linear.weight @ constant
+            network = slice_units(network, layer, kept)
     return network
 
 # %% ../nbs/10_baselines.ipynb #e428e48c
@@ -418,7 +418,7 @@ def train_masked(
 ) -> DenseNetwork:
     "Train a network whose zero weights stay zero; as `train_stack` otherwise."
     model = trainable(copy_network(network))
-    held = [(row.linear.weight, row.linear.weight != 0) for row in model.rows]
+    held = [(layer.linear.weight, layer.linear.weight != 0) for layer in model.layers]
     optimiser, order = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True), torch_generator(seed, "batches")
     per_epoch = batches_per_epoch(len(data.y_train), config)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1/(1 + config.average*per_epoch)), use_buffers=True)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import require
-from .networks import Architecture, DenseNetwork, DenseRow
+from .networks import Architecture, DenseNetwork, DenseLayer
 from .similarity import SimilarityLoss
 from .surgery import fold_norms, l1_importance, most_important
 
@@ -61,11 +61,11 @@ class Parent:
         self.network = fold_norms(network)
         self.architecture = self.network.architecture
         self.reference = reference or self.architecture
-        weights, biases = zip(*((row.linear.weight.detach(), row.linear.bias.detach()) for row in self.network.rows), strict=True)
+        weights, biases = zip(*((layer.linear.weight.detach(), layer.linear.bias.detach()) for layer in self.network.layers), strict=True)
         origins = tuple(torch.arange(w) for w in self.architecture.hidden_widths)
         self.individual = Individual(weights, biases, origins, Source(weights[0], torch.arange(len(weights[0])), 0))
-        self.activations = [nn.Identity() if isinstance(row.activation, nn.Softmax) else row.activation for row in self.network.rows]
-        self.compared = [r for r, row in enumerate(self.architecture.rows[:-1]) if row.activation != "identity"]
+        self.activations = [nn.Identity() if isinstance(layer.activation, nn.Softmax) else layer.activation for layer in self.network.layers]
+        self.compared = [r for r, layer in enumerate(self.architecture.layers[:-1]) if layer.activation != "identity"]
 
     @torch.no_grad()
     def run(
@@ -79,7 +79,7 @@ class Parent:
         outputs = []
         for r, (W, b, activation) in enumerate(zip(individual.weights, individual.biases, self.activations, strict=True)):
             if r == 0 and first is not None: x = first[:, individual.origins[0]]
-            else: x = _activate(activation, F.linear(x, W, b) if r or products is None else products.first_row(individual))
+            else: x = _activate(activation, F.linear(x, W, b) if r or products is None else products.first_layer(individual))
             outputs.append(x)
         return outputs
 
@@ -88,13 +88,13 @@ class Parent:
         individual: Individual,
     ) -> DenseNetwork: # With copies of the weights
         "The individual as an ordinary network."
-        rows, facts = [], []
-        for W, b, fact in zip(individual.weights, individual.biases, self.architecture.rows, strict=True):
+        layers, facts = [], []
+        for W, b, fact in zip(individual.weights, individual.biases, self.architecture.layers, strict=True):
             linear = nn.Linear(W.shape[1], W.shape[0], device="meta")
             linear.weight, linear.bias = nn.Parameter(W.clone()), nn.Parameter(b.clone())
             facts.append(replace(fact, width=len(W)))
-            rows.append(DenseRow(facts[-1], W.shape[1], linear))
-        return DenseNetwork(Architecture(self.architecture.n_inputs, tuple(facts)), rows).eval()
+            layers.append(DenseLayer(facts[-1], W.shape[1], linear))
+        return DenseNetwork(Architecture(self.architecture.n_inputs, tuple(facts)), layers).eval()
 
 
 def _activate(activation: nn.Module, z: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class SharedProducts:
             c = self.columns[name]
             if users[name] > 1: self.tails[name] = matrix[:, c:] @ x[:, c:].T  # (units, n): rows are faster to pick than columns
 
-    def first_row(self, individual: Individual) -> Tensor: # (n, width) before the activation
+    def first_layer(self, individual: Individual) -> Tensor: # (n, width) before the activation
         "Weights times inputs, plus biases."
         W, b, source = individual.weights[0], individual.biases[0], individual.source
         tail = None if source is None else self.tails.get(id(source.matrix))
@@ -176,7 +176,7 @@ def kept_width(
     by_parameters = uniform_share(parent.reference, individual.n_params)
     if not count_units: return by_parameters
     hidden = sum(individual.hidden_widths[r] for r in parent.compared)
-    whole = sum(row.width for row in parent.reference.rows[:-1] if row.activation != "identity")
+    whole = sum(layer.width for layer in parent.reference.layers[:-1] if layer.activation != "identity")
     return max(hidden/whole if whole else 0.0, by_parameters)
 
 # %% ../nbs/12_ecomp.ipynb #32294219

@@ -35,7 +35,7 @@ from neon.core import (
 from .data import PreparedData, load_dataset, prepare
 from .ecomp import uniform_share
 from .evolution import PRESETS, Evolution, EvolutionConfig, evolve
-from .networks import Architecture, DenseNetwork, Row, build_network, load_network, save_network
+from .networks import Architecture, DenseNetwork, Layer, build_network, load_network, save_network
 from .surgery import elimination_importance, l1_importance, most_important, refit_units, slice_units, spread_importance
 from .training import Prefix, evaluate, train_stack
 
@@ -51,7 +51,7 @@ def dense_parent(
 ) -> DenseNetwork:
     "A ReLU network trained on a table."
     require(len(hidden) >= 1, "a parent needs at least one hidden layer")
-    architecture = Architecture(data.n_features, (*(Row(w) for w in hidden), Row(data.n_classes, "identity")))
+    architecture = Architecture(data.n_features, (*(Layer(w) for w in hidden), Layer(data.n_classes, "identity")))
     network = build_network(architecture, torch_generator(seed, "parent"))
     stream = int(seed_sequence(seed, "parent").generate_state(1)[0])
     return train_stack([network], data.X_train[None], data.y_train, data.X_validation[None], data.y_validation, training, stream,
@@ -190,7 +190,7 @@ def ablations(
         "L1 population": base.replace(initial="l1"),
         "no repair": base.replace(repair=False),
         "no labels": base.replace(label_steps=(0.0,)),
-        "no linear rows": base.replace(linear_rows=False),
+        "no linear rows": base.replace(linear_layers=False),
         "no similarity": base.replace(objectives=("loss", "size")),
         "similarity for loss": base.replace(objectives=("similarity", "size")),
         "random": base.replace(population=judged, generations=0),

@@ -43,7 +43,7 @@ from neon.core import (
 from .data import PreparedData, load_dataset, prepare
 from .ecomp import kept_width
 from .evolution import Evolution, EvolutionConfig, evolve, get_preset
-from .networks import Architecture, DenseNetwork, Row, build_network, load_network, save_network
+from .networks import Architecture, DenseNetwork, Layer, build_network, load_network, save_network
 from .results import Column
 from .training import evaluate, train_stack
 
@@ -114,8 +114,8 @@ class EcompConfig(Config):
         return get_preset(self.preset).replace(
             **asked, population=self.pop_size, epochs=self.epochs, batch_size=self.batch_size,
             weights=self.weights,
-            compared_rows=_places(self.emb_layers, hidden, "emb_layers"),
-            mixed_rows=_places(self.recombination_layers, linear, "recombination_layers"))
+            compared_layers=_places(self.emb_layers, hidden, "emb_layers"),
+            mixed_layers=_places(self.recombination_layers, linear, "recombination_layers"))
 
 # %% ../nbs/13b_ecomp_runs.ipynb #cff84931
 def weights_text(
@@ -187,14 +187,14 @@ def check_parent(
     require((a.n_inputs, a.n_outputs) == (data.n_features, data.n_classes), f"{source} is a {a} network, but {data.name} has "
             f"{data.n_features} features and {data.n_classes} classes")
     require(a.hidden_widths == tuple(config.hidden), f"{source} has the hidden widths {a.hidden_widths}, the settings say {config.hidden}")
-    require(config.emb_layers is None or all(row.activation != "identity" for row in a.rows[:-1]),
+    require(config.emb_layers is None or all(layer.activation != "identity" for layer in a.layers[:-1]),
             f"{source} has linear rows, which are not compared: leave emb_layers out")
 
 
 def _trained_parent(config: EcompConfig, data: PreparedData) -> DenseNetwork:
     "A parent, trained as published."
-    rows = (*(Row(width) for width in config.hidden), Row(data.n_classes, "identity"))
-    network = build_network(Architecture(data.n_features, rows), torch_generator(config.seed, "parent"))
+    layers = (*(Layer(width) for width in config.hidden), Layer(data.n_classes, "identity"))
+    network = build_network(Architecture(data.n_features, layers), torch_generator(config.seed, "parent"))
     training = TrainingConfig(config.parent_epochs, 100, 1e-3, patience=None)
     seed = int(seed_sequence(config.seed, "parent").generate_state(1)[0])
     return train_stack([network], data.X_train[None], data.y_train, data.X_validation[None], data.y_validation, training, seed,

@@ -25,7 +25,7 @@ from .features import MAP_SHAPES, FeatureExtractor, probe_rows
 from .networks import DenseNetwork
 from .reward import parameter_credit, published_reward, width_credit
 from .surgery import IMPORTANCES, get_importance, keep_width, most_important, refit_units, replace_layer, slice_units
-from .training import Prefix, evaluate, plan_stacks, train_rows
+from .training import Prefix, evaluate, plan_stacks, train_layers
 
 # %% ../nbs/07_environment.ipynb #5c273203
 PUBLISHED_MENU = (1.0, 0.9, 0.8, 0.7, 0.6)
@@ -75,9 +75,9 @@ class PrunedState:
     validation: Prefix
     history: str = ""  # How its weights came about, to the last digit
 
-    def changed(self, network: DenseNetwork, accuracy: float, row: int) -> "PrunedState":
+    def changed(self, network: DenseNetwork, accuracy: float, layer: int) -> "PrunedState":
         "The state after the network changed from `row` on."
-        return PrunedState(network, accuracy, self.train.changed(network, row), self.validation.changed(network, row))
+        return PrunedState(network, accuracy, self.train.changed(network, layer), self.validation.changed(network, layer))
 
 
 def recovery_rows(
@@ -99,7 +99,7 @@ def start_state(network: DenseNetwork, data: PreparedData, config: EnvConfig) ->
 class Cut:
     "What is to be done to one network."
     state: PrunedState
-    row: int         # Hidden row to narrow
+    layer: int         # Hidden row to narrow
     width: int       # Its new number of units
     name: tuple = () # Names its random streams
     after: PrunedState | None = None # Where it led; `make_cuts` says so
@@ -107,15 +107,15 @@ class Cut:
 # %% ../nbs/07_environment.ipynb #bb6d4187
 def _narrow(cut: Cut, data: PreparedData, config: EnvConfig, seed: int) -> tuple[DenseNetwork, float]:
     "The network with one row narrowed, and its validation accuracy (of a refit; else it is trained in any case: 0)."
-    network, row = cut.state.network, cut.row
-    if config.recovery == "replace": return replace_layer(network, row, cut.width, torch_generator(seed, "weights", *cut.name)), 0.0
+    network, layer = cut.state.network, cut.layer
+    if config.recovery == "replace": return replace_layer(network, layer, cut.width, torch_generator(seed, "weights", *cut.name)), 0.0
     importance = get_importance(config.importance or ("l1" if config.recovery == "slice" else "spread"))
-    H = cut.state.train.input_of(row + 1)
-    units = most_important(importance(network, row, H, recovery_rows(data.y_train, config.recovery_rows)), cut.width)
-    if config.recovery == "slice": return slice_units(network, row, units), 0.0
-    narrow = refit_units(network, row, units, H, cut.state.validation.input_of(row + 1))
-    cut.after = cut.state.changed(narrow, 0.0, row)  # what is computed here of the new state, it keeps
-    output = cut.after.validation.input_of(len(narrow.rows))
+    H = cut.state.train.input_of(layer + 1)
+    units = most_important(importance(network, layer, H, recovery_rows(data.y_train, config.recovery_rows)), cut.width)
+    if config.recovery == "slice": return slice_units(network, layer, units), 0.0
+    narrow = refit_units(network, layer, units, H, cut.state.validation.input_of(layer + 1))
+    cut.after = cut.state.changed(narrow, 0.0, layer)  # what is computed here of the new state, it keeps
+    output = cut.after.validation.input_of(len(narrow.layers))
     return narrow, (output.argmax(1) == data.y_validation).sum().item()/len(data.y_validation)
 
 # %% ../nbs/07_environment.ipynb #b52db252
@@ -124,10 +124,10 @@ def _train_cuts(cuts: Sequence[Cut], networks: Sequence[DenseNetwork], data: Pre
     "Train what changed, or the whole networks, as one stack."
     training = config.training
     if config.recovery == "refit": training = training.replace(epochs=config.refit_epochs, patience=2, batch_size=2*training.batch_size)
-    first, learning = ([c.row for c in cuts], 2) if config.new_layers_only else ([0]*len(cuts), None)
+    first, learning = ([c.layer for c in cuts], 2) if config.new_layers_only else ([0]*len(cuts), None)
     train, validation = ([getattr(c.state, part).changed(n, f) for c, n, f in zip(cuts, networks, first, strict=True)]
                          for part in ("train", "validation"))
-    results = train_rows(networks, train, recovery_rows(data.y_train, config.recovery_rows), validation, data.y_validation, training, seed,
+    results = train_layers(networks, train, recovery_rows(data.y_train, config.recovery_rows), validation, data.y_validation, training, seed,
                          [".".join(map(str, c.name)) for c in cuts], first, learning, keep_start=config.recovery == "refit")
     return [(r.network, r.validation_accuracy) for r in results]
 
@@ -146,9 +146,9 @@ class Memo:
         "The entry, if need be after computing it."
         if key in self.entries:
             self.entries.move_to_end(key)
-            return [(_put_rows(old, rows), accuracy) for old, (rows, accuracy) in zip(before, self.entries[key], strict=True)]
+            return [(_put_layers(old, rows), accuracy) for old, (rows, accuracy) in zip(before, self.entries[key], strict=True)]
         results = compute()
-        entry = [({r: new for r, (new, o) in enumerate(zip(n.rows, old.rows, strict=True)) if new is not o}, accuracy)
+        entry = [({r: new for r, (new, o) in enumerate(zip(n.layers, old.layers, strict=True)) if new is not o}, accuracy)
                  for (n, accuracy), old in zip(results, before, strict=True)]
         self.entries[key] = entry
         self.used += self._bytes(entry)
@@ -157,15 +157,15 @@ class Memo:
 
     @staticmethod
     def _bytes(entry: list) -> int:
-        return sum(t.nbytes for rows, _ in entry for row in rows.values() for t in row.state_dict().values())
+        return sum(t.nbytes for rows, _ in entry for layer in rows.values() for t in layer.state_dict().values())
 
 
-def _put_rows(network: DenseNetwork, rows: dict[int, nn.Module]) -> DenseNetwork:
+def _put_layers(network: DenseNetwork, rows: dict[int, nn.Module]) -> DenseNetwork:
     "The network with some rows exchanged."
     architecture = network.architecture
-    for r, row in rows.items():
-        if r < architecture.depth: architecture = architecture.with_width(r, row.linear.out_features)
-    return DenseNetwork(architecture, [rows.get(r, row) for r, row in enumerate(network.rows)]).eval()
+    for r, layer in rows.items():
+        if r < architecture.depth: architecture = architecture.with_width(r, layer.linear.out_features)
+    return DenseNetwork(architecture, [rows.get(r, layer) for r, layer in enumerate(network.layers)]).eval()
 
 # %% ../nbs/07_environment.ipynb #290990ca
 def _digest(*parts) -> str: return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
@@ -190,7 +190,7 @@ def make_cuts(
         trained = memo.remember(key, train, [before[i] for i in members])
         for place, (i, result) in enumerate(zip(members, trained, strict=True)): results[i], histories[i] = result, _digest(key, place)
     for c, (network, accuracy), history in zip(cuts, results, histories, strict=True):
-        first = c.row if config.new_layers_only else 0
+        first = c.layer if config.new_layers_only else 0
         if c.after is None or c.after.network is not network: c.after = c.state.changed(network, accuracy, first)
         c.after.accuracy, c.after.history = accuracy, history
     return results
@@ -200,7 +200,7 @@ def _companies(cuts: Sequence[Cut], narrowed: Sequence[tuple[DenseNetwork, float
     "Numbers of the cuts whose networks must be trained, in the stacks in which they are."
     if config.recovery == "refit" and not config.refit_epochs: return []
     poor = [i for i, c in enumerate(cuts) if config.recovery != "refit" or narrowed[i][1] < c.state.accuracy]
-    first = [cuts[i].row if config.new_layers_only else 0 for i in poor]
+    first = [cuts[i].layer if config.new_layers_only else 0 for i in poor]
     return [[poor[g] for g in group] for group in plan_stacks([narrowed[i][0] for i in poor], first)]
 
 # %% ../nbs/07_environment.ipynb #9bd8db7f
@@ -210,32 +210,32 @@ class Episode:
     def __init__(self, index: int, network: DenseNetwork, data: PreparedData, config: EnvConfig, probe: Tensor):
         self.index, self.config, self.features = index, config, FeatureExtractor(probe)
         self.original = self.state = start_state(network, data, config)
-        self.row, self.sweep, self.cuts, self.keep, self.terminated = 0, 0, (), 1.0, False
+        self.layer, self.sweep, self.cuts, self.keep, self.terminated = 0, 0, (), 1.0, False
         self.earned, self.idle = 0.0, True # In this pass
         self.features.reset(network)
 
     def plan(self, action: int) -> Cut | None:
         "The cut that an action asks for; None where it removes no unit."
-        self.keep, width = self.config.actions[int(action)], self.state.network.architecture.hidden_widths[self.row]
+        self.keep, width = self.config.actions[int(action)], self.state.network.architecture.hidden_widths[self.layer]
         narrower = keep_width(width, self.keep)
         if narrower == width: return None
-        self.cuts = (*self.cuts, (self.row, narrower))
-        return Cut(self.state, self.row, narrower, (self.index, *self.cuts))
+        self.cuts = (*self.cuts, (self.layer, narrower))
+        return Cut(self.state, self.layer, narrower, (self.index, *self.cuts))
 
     def finish(self, cut: Cut | None) -> float: # Reward
         "Go to where the cut led, and on to the next layer."
         if cut is not None:
-            first, last = (self.row, self.row + 1) if self.config.new_layers_only else (0, None)
+            first, last = (self.layer, self.layer + 1) if self.config.new_layers_only else (0, None)
             self.state, self.idle = cut.after, False
             self.features.update(self.state.network, first, last)
         reward = self._reward(self.keep if cut is not None else 1.0)
-        self.row, self.earned = self.row + 1, self.earned + reward
-        if self.row == self.state.network.architecture.depth: self._end_pass()
+        self.layer, self.earned = self.layer + 1, self.earned + reward
+        if self.layer == self.state.network.architecture.depth: self._end_pass()
         return reward
 
     def _end_pass(self) -> None:
         pays, limit = self.earned > 0 and not self.idle, self.config.passes or MAX_PASSES
-        self.row, self.sweep, self.earned, self.idle = 0, self.sweep + 1, 0.0, True
+        self.layer, self.sweep, self.earned, self.idle = 0, self.sweep + 1, 0.0, True
         self.terminated = self.sweep == limit or (not self.config.passes and not pays)
 
     def _reward(self, keep: float) -> float:
@@ -246,13 +246,13 @@ class Episode:
 
     def observation(self) -> dict[str, np.ndarray]:
         "The six maps of the network as it is."
-        return self.features.observation(self.row)
+        return self.features.observation(self.layer)
 
     def info(self) -> dict:
         "What an observer may know, and which actions remove a unit (or keep everything)."
         now, before = self.state.network.architecture, self.original.network.architecture
-        width = now.hidden_widths[self.row]
-        return {"network": self.index, "row": self.row, "sweep": self.sweep, "keep_ratio": self.keep, "widths": now.widths,
+        width = now.hidden_widths[self.layer]
+        return {"network": self.index, "layer": self.layer, "sweep": self.sweep, "keep_ratio": self.keep, "widths": now.widths,
                 "accuracy": self.state.accuracy, "accuracy_before": self.original.accuracy,
                 "parameters": now.n_params, "parameters_before": before.n_params, "macs": now.macs,
                 "action_mask": np.array([a == 1 or keep_width(width, a) < width for a in self.config.actions], dtype=np.int8)}

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from .compress import CompressConfig, Rows, compress_rows, hold_out
 from .core import PROTOCOLS, NeonError, require, resolve_device, torch_generator
 from .export import class_indices, from_sklearn, is_sklearn_network, to_onnx, with_scaling, with_values
-from .networks import Architecture, DenseNetwork, Row, build_network, parse_network
+from .networks import Architecture, DenseNetwork, Layer, build_network, parse_network
 from .search import SearchConfig
 from .training import AnnealConfig, anneal, predict, train_networks
 
 # %% ../nbs/09d_estimators.ipynb #b8486031
 def _architecture(n_inputs: int, hidden: Sequence[int], n_outputs: int) -> Architecture:
     "Rectifier units in all hidden layers."
-    return Architecture(n_inputs, (*(Row(int(width)) for width in np.ravel(hidden)), Row(n_outputs, "identity")))
+    return Architecture(n_inputs, (*(Layer(int(width)) for width in np.ravel(hidden)), Layer(n_outputs, "identity")))
 
 
 def train_classifier(rows: Rows, n_classes: int, hidden: Sequence[int], max_epochs: int, seed: int) -> DenseNetwork:
@@ -187,7 +187,7 @@ class NeonClassifier(ClassifierMixin, _NeonEstimator):
     ):     # (n, classes) float64
         "Probabilities of the classes, in the order of `classes_`."
         output = self._outputs(X)
-        if self.network_.architecture.rows[-1].activation == "softmax": return output
+        if self.network_.architecture.layers[-1].activation == "softmax": return output
         weights = np.exp(output - output.max(1, keepdims=True))
         return weights/weights.sum(1, keepdims=True)
 

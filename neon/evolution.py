@@ -48,7 +48,7 @@ from neon.operators import (
     recombine_aligned,
     survivors,
     unit_orders,
-    with_linear_rows,
+    with_linear_layers,
 )
 from .similarity import SimilarityLoss
 from .surgery import fold_norms
@@ -69,8 +69,8 @@ class EvolutionConfig(Config):
     perplexity: float = 30.0         # Of the similarity loss; at most a third of fixed judge rows
     child: str = "gaussian"          # Its distribution of the child: "gaussian" or "student"
     size: str = "width"              # What is to be small: "width" (parameters and hidden units) or "parameters" alone
-    compared_rows: tuple[int, ...] | None = None # Hidden rows whose similarity counts; None: all
-    mixed_rows: tuple[int, ...] | None = None    # Rows that block recombination mixes; None: all
+    compared_layers: tuple[int, ...] | None = None # Hidden rows whose similarity counts; None: all
+    mixed_layers: tuple[int, ...] | None = None    # Rows that block recombination mixes; None: all
     initial: str = "l1"              # First population: "l1" (published) or "ordered" (backward elimination, many shapes)
     selection: str = "softmax"       # "softmax" of the fitness (published) or "pareto"
     objectives: tuple[str, ...] = ("loss", "size", "similarity") # Of the pareto selection; "accuracy" may take the place of "loss"
@@ -82,7 +82,7 @@ class EvolutionConfig(Config):
     repair: bool = False             # Solve for the weights of every child?
     label_steps: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0) # Of the repair: how far it may aim beyond the parent's outputs
     ridges: tuple[float, ...] = (1e-4, 1e-3, 1e-2) # Of the repair, relative to the mean square of what a row receives
-    linear_rows: bool = False        # Insert rows of linear units where they save parameters?
+    linear_layers: bool = False        # Insert rows of linear units where they save parameters?
 
     def __post_init__(self):
         require(self.population >= 2, f"a population needs at least 2 members, got {self.population}")
@@ -113,7 +113,7 @@ PRESETS = {
     "paper": EvolutionConfig(),
     "neon": EvolutionConfig(generations=20, search_rows=4000, judge_rows=4000, weights=(1.0, 2.0, 1.0), initial="ordered",
                             selection="pareto", recombination="aligned", recombination_rate=0.5, mutation_rate=0.0,
-                            width_mutation_rate=1.0, elitism=True, repair=True, linear_rows=True),
+                            width_mutation_rate=1.0, elitism=True, repair=True, linear_layers=True),
 }
 
 
@@ -146,9 +146,9 @@ class Ground:
         self.batches = min(config.batch_size, len(self.x))
         self.judge = None if config.judge_rows is None else (x_validation[:config.judge_rows], y_validation[:config.judge_rows])
         folded = fold_norms(network)
-        self.parent = Parent(with_linear_rows(folded, self.x) if config.linear_rows else folded, folded.architecture)
+        self.parent = Parent(with_linear_layers(folded, self.x) if config.linear_layers else folded, folded.architecture)
         require(self.parent.architecture.depth >= 1, "the network has no hidden layer, so there is nothing to take out")
-        compared = config.compared_rows
+        compared = config.compared_layers
         self.compared = self.parent.compared if compared is None else [self.parent.compared[r] for r in compared]
         informed = config.repair or config.initial == "ordered" or config.width_mutation_rate > 0
         self.teacher = self._teacher(x_validation, y_validation) if informed else None
@@ -240,7 +240,7 @@ def breed(
     "The children of a generation."
     config = ground.config
     if (config.selection, config.recombination, config.width_mutation_rate, config.repair) == ("softmax", "blocks", 0.0, False):
-        return published_children(population, fitness(scores, config.weights), rng, config.mutation_rate, config.mixed_rows)
+        return published_children(population, fitness(scores, config.weights), rng, config.mutation_rate, config.mixed_layers)
     draw = mating_order(scores, config, rng)
     return [_child(population, scores, draw, ground, rng) for _ in range(config.population)]
 
@@ -254,7 +254,7 @@ def _child(population: Sequence[Individual], scores: Scores, draw: Callable[[], 
         distance = lambda j: (population[j] is population[i], abs(np.log(scores.size[j]/scores.size[i])))
         mate = population[min((draw() for _ in range(4)), key=distance)]
         child = (recombine_aligned(child, mate, ground.parent, ground.probe, rng) if config.recombination == "aligned"
-                 else recombine_blocks(child, mate, draw_cutoffs(child, mate, rng, config.mixed_rows)))
+                 else recombine_blocks(child, mate, draw_cutoffs(child, mate, rng, config.mixed_layers)))
     if rng.random() < config.width_mutation_rate: child = mutate_widths(child, ground.parent, ground.places, rng)
     if rng.random() < config.mutation_rate: child = mutate_weights(child, rng)
     return ground.mend(child) if child is not population[i] else child

@@ -60,11 +60,11 @@ TOPOLOGY_COLUMNS = ("batchnorm", "dropout", "inputs", "outputs", "relu", "softma
 
 def check_limits(architecture: Architecture) -> None:
     "Raise a `NeonError` where a network is too deep or too wide for the maps."
-    n_rows = len(architecture.rows)
+    n_rows = len(architecture.layers)
     require(n_rows <= MAX_ROWS, f"the feature maps hold at most {MAX_ROWS} rows; {architecture} has {n_rows}")
-    for i, row in enumerate(architecture.rows):
-        require(row.width <= MAX_UNITS,
-                f"the feature maps hold at most {MAX_UNITS} units per row; row {i} of {architecture} has {row.width}")
+    for i, layer in enumerate(architecture.layers):
+        require(layer.width <= MAX_UNITS,
+                f"the feature maps hold at most {MAX_UNITS} units per row; row {i} of {architecture} has {layer.width}")
 
 # %% ../nbs/05_features.ipynb #afccc892
 def topology_map(
@@ -73,10 +73,10 @@ def topology_map(
     "Norms, widths and activation of every row."
     architecture = network.architecture
     check_limits(architecture)
-    rows, topology = architecture.rows, np.zeros((MAX_ROWS, len(TOPOLOGY_COLUMNS)), np.float32)
-    for i, row in enumerate(rows):
-        norms = (*(row.before if i == 0 else ()), *row.after, *(rows[i + 1].before if i + 1 < len(rows) else ()))
-        facts = {norm: 1 for norm in norms} | {"inputs": architecture.widths[i], "outputs": row.width, row.activation: 1}
+    layers, topology = architecture.layers, np.zeros((MAX_ROWS, len(TOPOLOGY_COLUMNS)), np.float32)
+    for i, layer in enumerate(layers):
+        norms = (*(layer.before if i == 0 else ()), *layer.after, *(layers[i + 1].before if i + 1 < len(layers) else ()))
+        facts = {norm: 1 for norm in norms} | {"inputs": architecture.widths[i], "outputs": layer.width, layer.activation: 1}
         topology[i] = [facts.get(column, 0) for column in TOPOLOGY_COLUMNS]
     return topology
 
@@ -84,10 +84,10 @@ def topology_map(
 def _empty_map() -> np.ndarray: return np.zeros((len(STATISTICS), MAX_ROWS, MAX_UNITS), np.float32)
 
 
-def _set_row(target: np.ndarray, row: int, statistics: Tensor) -> None:
+def _set_layer(target: np.ndarray, layer: int, statistics: Tensor) -> None:
     "Write the statistics of one row's units into the map `target` and clear what stood beyond them."
-    target[:, row, statistics.shape[1]:] = 0
-    target[:, row, :statistics.shape[1]] = statistics.cpu().numpy()
+    target[:, layer, statistics.shape[1]:] = 0
+    target[:, layer, :statistics.shape[1]] = statistics.cpu().numpy()
 
 
 def weight_map(
@@ -96,7 +96,7 @@ def weight_map(
     "Eight statistics of the incoming weights of every unit."
     check_limits(network.architecture)
     weights = _empty_map()
-    for i, row in enumerate(network.rows): _set_row(weights, i, unit_statistics(row.linear.weight.detach().T, f"weights of row {i}"))
+    for i, layer in enumerate(network.layers): _set_layer(weights, i, unit_statistics(layer.linear.weight.detach().T, f"weights of row {i}"))
     return weights
 
 # %% ../nbs/05_features.ipynb #0cc11556
@@ -133,9 +133,9 @@ def activation_map(
     activations = _empty_map()
     with _observing(network):
         probe = network.read(probe)
-        for i, row in enumerate(network.rows[:-1]):
-            probe = row(probe)
-            _set_row(activations, i, unit_statistics(probe, f"activations of row {i}"))
+        for i, layer in enumerate(network.layers[:-1]):
+            probe = layer(probe)
+            _set_layer(activations, i, unit_statistics(probe, f"activations of row {i}"))
     return activations
 
 # %% ../nbs/05_features.ipynb #f55c9899
@@ -144,11 +144,11 @@ MAP_SHAPES = {"topology": (MAX_ROWS, len(TOPOLOGY_COLUMNS)), "weights": (len(STA
               "layer_weights": (len(STATISTICS), MAX_UNITS), "layer_activations": (len(STATISTICS), MAX_UNITS)}
 
 
-def _observation(topology: np.ndarray, weights: np.ndarray, activations: np.ndarray, row: int) -> dict[str, np.ndarray]:
+def _observation(topology: np.ndarray, weights: np.ndarray, activations: np.ndarray, layer: int) -> dict[str, np.ndarray]:
     "Copies of the network's maps and of the slices that belong to `row`."
     return {"topology": topology.copy(), "weights": weights.copy(), "activations": activations.copy(),
-            "layer_topology": topology[row].copy(), "layer_weights": weights[:, row].copy(),
-            "layer_activations": activations[:, row].copy()}
+            "layer_topology": topology[layer].copy(), "layer_weights": weights[:, layer].copy(),
+            "layer_activations": activations[:, layer].copy()}
 
 # %% ../nbs/05_features.ipynb #c67a8daf
 class FeatureExtractor:
@@ -168,49 +168,49 @@ class FeatureExtractor:
         "Describe `network` from scratch."
         n_inputs = network.architecture.n_inputs
         require(n_inputs == self.probe.shape[1], f"the network expects {n_inputs} features, the probe has {self.probe.shape[1]}")
-        self.n_rows, self.probe = len(network.rows), self.probe.to(network.rows[0].linear.weight.device)
+        self.n_rows, self.probe = len(network.layers), self.probe.to(network.layers[0].linear.weight.device)
         self._outputs, self._weights, self._activations = [None]*(self.n_rows - 1), _empty_map(), _empty_map()
         self.update(network, 0)
 
     def update(
         self,
         network: DenseNetwork,               # As many rows as at `reset`
-        first_changed_row: int,              # Rows before it are unchanged
-        last_changed_row: int | None = None, # Weights after it are unchanged; None: the last row
+        first_changed_layer: int,              # Rows before it are unchanged
+        last_changed_layer: int | None = None, # Weights after it are unchanged; None: the last row
     ) -> None:
         "Describe what changed since the last call."
-        last = self.n_rows - 1 if last_changed_row is None else min(last_changed_row, self.n_rows - 1)
+        last = self.n_rows - 1 if last_changed_layer is None else min(last_changed_layer, self.n_rows - 1)
         require(self.n_rows > 0, "call reset(network) before update")
-        require(len(network.rows) == self.n_rows, f"the network has {len(network.rows)} rows, at reset it had {self.n_rows}")
-        require(0 <= first_changed_row <= last,
-                f"rows {first_changed_row} to {last_changed_row} are not a part of rows 0 to {self.n_rows - 1}")
+        require(len(network.layers) == self.n_rows, f"the network has {len(network.layers)} rows, at reset it had {self.n_rows}")
+        require(0 <= first_changed_layer <= last,
+                f"rows {first_changed_layer} to {last_changed_layer} are not a part of rows 0 to {self.n_rows - 1}")
         self._topology = topology_map(network)
         with _observing(network):
-            for i in range(first_changed_row, last + 1):
-                _set_row(self._weights, i, unit_statistics(network.rows[i].linear.weight.T, f"weights of row {i}"))
-            x = network.read(self.probe) if first_changed_row == 0 else self._outputs[first_changed_row - 1]
-            for i in range(first_changed_row, self.n_rows - 1):
-                x = self._outputs[i] = network.rows[i](x)
-                _set_row(self._activations, i, unit_statistics(x, f"activations of row {i}"))
+            for i in range(first_changed_layer, last + 1):
+                _set_layer(self._weights, i, unit_statistics(network.layers[i].linear.weight.T, f"weights of row {i}"))
+            x = network.read(self.probe) if first_changed_layer == 0 else self._outputs[first_changed_layer - 1]
+            for i in range(first_changed_layer, self.n_rows - 1):
+                x = self._outputs[i] = network.layers[i](x)
+                _set_layer(self._activations, i, unit_statistics(x, f"activations of row {i}"))
 
     def observation(
         self,
-        row: int, # The current row, 0 = first hidden layer
+        layer: int, # The current row, 0 = first hidden layer
     ) -> dict[str, np.ndarray]: # Six float32 arrays, shapes as in `MAP_SHAPES`; yours to keep
         "The six maps, with `row` as the current layer."
-        require(0 <= row < self.n_rows, f"row {row} does not exist; there are rows 0 to {self.n_rows - 1}")
-        return _observation(self._topology, self._weights, self._activations, row)
+        require(0 <= layer < self.n_rows, f"row {layer} does not exist; there are rows 0 to {self.n_rows - 1}")
+        return _observation(self._topology, self._weights, self._activations, layer)
 
 
 def feature_maps(
     network: DenseNetwork, # At most 10 rows of at most 1000 units
     probe: Tensor,         # (samples, n_inputs) float32
-    row: int,              # The current row, 0 = first hidden layer
+    layer: int,              # The current row, 0 = first hidden layer
 ) -> dict[str, np.ndarray]: # Six float32 arrays, shapes as in `MAP_SHAPES`
     "The six maps of `network`, computed from scratch."
     extractor = FeatureExtractor(probe)
     extractor.reset(network)
-    return extractor.observation(row)
+    return extractor.observation(layer)
 
 # %% ../nbs/05_features.ipynb #00759943
 def _centre_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -280,14 +280,14 @@ _LEGACY_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 def _sequential(network: DenseNetwork) -> nn.Sequential:
     "The layers of a network in one chain, softmax last."
-    rows = network.architecture.rows
-    for i, row in enumerate(rows[:-1]):
-        require(row.activation in _LEGACY_ACTIVATIONS,
-                f"row {i} has the activation {row.activation!r}; the original knows {', '.join(_LEGACY_ACTIVATIONS)}")
-    require(rows[-1].activation in ("identity", "softmax"), f"the output row has the activation {rows[-1].activation!r}; "
+    described = network.architecture.layers
+    for i, layer in enumerate(described[:-1]):
+        require(layer.activation in _LEGACY_ACTIVATIONS,
+                f"row {i} has the activation {layer.activation!r}; the original knows {', '.join(_LEGACY_ACTIVATIONS)}")
+    require(described[-1].activation in ("identity", "softmax"), f"the output layer has the activation {described[-1].activation!r}; "
             "the original has a softmax there")
-    layers = [layer for row in network.rows for layer in (*row.before, row.linear, *row.after, row.activation)]
-    return nn.Sequential(*layers[:-1], nn.Softmax(dim=1))
+    modules = [m for layer in network.layers for m in (*layer.before, layer.linear, *layer.after, layer.activation)]
+    return nn.Sequential(*modules[:-1], nn.Softmax(dim=1))
 
 
 @contextlib.contextmanager

@@ -22,9 +22,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from .core import Config, flush_denormals, require, torch_generator
-from .networks import Architecture, DenseNetwork, DenseRow, Row, build_network
+from .networks import Architecture, DenseNetwork, DenseLayer, Layer, build_network
 from .reward import parameter_credit, published_reward
-from .surgery import cut_widths, fold_norms, forward_order, nested_fits, reading, with_units, without_row
+from .surgery import cut_widths, fold_norms, forward_order, nested_fits, reading, with_units, without_layer
 from .training import copy_network, plan_stacks, predict
 
 # %% ../nbs/07b_planning.ipynb #9d9c24ee
@@ -89,7 +89,7 @@ class Task:
     def linear_accuracy(self, n_classes: int) -> float:
         "Validation accuracy of a linear model; computed once."
         if self._linear is None:
-            model = build_network(Architecture(self.x.shape[1], (Row(n_classes, "identity"),)), torch_generator(0, "linear"))
+            model = build_network(Architecture(self.x.shape[1], (Layer(n_classes, "identity"),)), torch_generator(0, "linear"))
             targets = F.one_hot(self.y, n_classes).to(self.x)
             model, = polish([model], self, [targets], 0)
             self._linear = float(rightness(model, self.x_judge, self.y_judge).mean())
@@ -129,10 +129,10 @@ class Bundle:
         self.kinds, self.real = [], []
         for r, weight in enumerate(self.weights):
             for b, network in enumerate(networks):
-                linear = network.rows[r].linear
+                linear = network.layers[r].linear
                 weight[b, :linear.in_features, :linear.out_features] = linear.weight.detach().T
                 weight[b, -1, :linear.out_features] = linear.bias.detach()
-            names = [a.rows[r].activation for a in facts]
+            names = [a.layers[r].activation for a in facts]
             self.kinds.append({k: torch.tensor([n == k for n in names]).view(-1, 1, 1) for k in dict.fromkeys(names)})
             own = [a.widths[r + 1] for a in facts]
             masked = "sigmoid" in names and len({*own}) > 1  # sigmoid(0) = 1/2: units that only pad must be silenced
@@ -169,8 +169,8 @@ class Bundle:
         "The networks with the weights that were kept."
         results = [copy_network(n) for n in networks]
         for b, network in enumerate(results):
-            for row, kept in zip(network.rows, self.kept, strict=True):
-                linear = row.linear
+            for layer, kept in zip(network.layers, self.kept, strict=True):
+                linear = layer.linear
                 linear.weight.data.copy_(kept[b, :linear.in_features, :linear.out_features].T)
                 linear.bias.data.copy_(kept[b, -1, :linear.out_features])
         return results
@@ -235,17 +235,17 @@ def _read(networks: Sequence[DenseNetwork], x: Tensor) -> Tensor:
 def as_logits(network: DenseNetwork) -> DenseNetwork:
     "The network without norms and without a softmax at its end."
     plain = fold_norms(network)
-    facts = plain.architecture.rows
+    facts = plain.architecture.layers
     if facts[-1].activation != "softmax": return plain
     return _with_output(plain, "identity")
 
 
 def _with_output(network: DenseNetwork, activation: str) -> DenseNetwork:
     "The network with another activation of its last row."
-    facts, linear = network.architecture.rows, network.rows[-1].linear
-    row = replace(facts[-1], activation=activation)
-    rows = [*network.rows[:-1], DenseRow(row, linear.in_features, linear)]
-    return DenseNetwork(replace(network.architecture, rows=(*facts[:-1], row)), rows).eval()
+    facts, linear = network.architecture.layers, network.layers[-1].linear
+    layer = replace(facts[-1], activation=activation)
+    layers = [*network.layers[:-1], DenseLayer(layer, linear.in_features, linear)]
+    return DenseNetwork(replace(network.architecture, layers=(*facts[:-1], layer)), layers).eval()
 
 
 class Origin:
@@ -315,16 +315,16 @@ def _widths(width: int, removable: bool) -> list[int]:
 @torch.no_grad()
 def measure(
     network: DenseNetwork, # Without norms
-    row: int,              # Hidden row, or `depth` for the inputs
+    layer: int,              # Hidden row, or `depth` for the inputs
     X: Tensor,             # What the row receives on fitting rows (for the inputs: the features)
     X_look: Tensor,        # The same on validation rows
     y: Tensor,             # Their classes
     inputs: bool = True,   # May features be left out?
 ) -> Effects:
     "Try every action on one layer."
-    is_input = row == network.architecture.depth
-    there = network.rows[0 if is_input else row + 1]
-    H, H_look = (X, X_look) if is_input else (network.rows[row](X), network.rows[row](X_look))
+    is_input = layer == network.architecture.depth
+    there = network.layers[0 if is_input else layer + 1]
+    H, H_look = (X, X_look) if is_input else (network.layers[layer](X), network.layers[layer](X_look))
     widths = _widths(H.shape[1], removable=not is_input) if inputs or not is_input else [H.shape[1]]*len(RATIOS)
     order, fits = _fits(H, X, there, widths)
     sums, make = [], []
@@ -332,17 +332,17 @@ def measure(
         V, b = fits.get(w, (None, None))
         units = order[:V.shape[1]] if 0 < w < H.shape[1] else None
         sums.append(there.linear(H_look) if w == H.shape[1] else (X_look if w == 0 else H_look[:, units]) @ V.T + b)
-        make.append(partial(_cut, network, row, w, V, b, units))
+        make.append(partial(_cut, network, layer, w, V, b, units))
     output = there.activation(torch.stack(sums))
-    for r in network.rows[1 if is_input else row + 2:]: output = r(output)
+    for r in network.layers[1 if is_input else layer + 2:]: output = r(output)
     A, n, classes = output.shape
     loss = F.cross_entropy(output.view(A*n, classes), y.repeat(A), reduction="none").view(A, n).mean(1)
     offered = np.array([i == 0 or w < H.shape[1] for i, w in enumerate(widths)], dtype=np.int8)
-    sizes = np.array([_sizes(network.architecture, row, w) for w in widths], dtype=np.float32)
+    sizes = np.array([_sizes(network.architecture, layer, w) for w in widths], dtype=np.float32)
     return Effects(widths, offered, make, loss.numpy(), (output.argmax(-1) == y).float().mean(1).numpy(), sizes[:, 0], sizes[:, 1])
 
 # %% ../nbs/07b_planning.ipynb #bd6b318c
-def _fits(H: Tensor, X: Tensor, there: DenseRow, widths: Sequence[int]) -> tuple[Tensor | None, dict[int, tuple[Tensor, Tensor]]]:
+def _fits(H: Tensor, X: Tensor, there: DenseLayer, widths: Sequence[int]) -> tuple[Tensor | None, dict[int, tuple[Tensor, Tensor]]]:
     "Forward order, and per width the linear layer that follows; under 0, the one that takes the place of two."
     T, cuts = there.linear(H), sorted({w for w in widths if 0 < w < H.shape[1]})
     order = forward_order(H, there.linear.weight, max(cuts)) if cuts else None
@@ -351,19 +351,19 @@ def _fits(H: Tensor, X: Tensor, there: DenseRow, widths: Sequence[int]) -> tuple
     return order, fits
 
 
-def _cut(network: DenseNetwork, row: int, width: int, weight: Tensor | None, bias: Tensor | None, units: Tensor | None) -> DenseNetwork:
+def _cut(network: DenseNetwork, layer: int, width: int, weight: Tensor | None, bias: Tensor | None, units: Tensor | None) -> DenseNetwork:
     "The network after an action."
     if weight is None: return network
-    if width == 0: return without_row(network, row, weight, bias)
-    return (reading(network, units, weight, bias) if row == network.architecture.depth else with_units(network, row, units, weight, bias))
+    if width == 0: return without_layer(network, layer, weight, bias)
+    return (reading(network, units, weight, bias) if layer == network.architecture.depth else with_units(network, layer, units, weight, bias))
 
 
-def _sizes(a: Architecture, row: int, width: int) -> tuple[int, int]:
+def _sizes(a: Architecture, layer: int, width: int) -> tuple[int, int]:
     "Parameters and multiply-accumulates when a hidden row (or, at `depth`, the inputs) has another width."
     widths = list(a.widths)
-    if row == a.depth: widths[0] = width
-    elif width == 0: del widths[row + 1]
-    else: widths[row + 1] = width
+    if layer == a.depth: widths[0] = width
+    elif width == 0: del widths[layer + 1]
+    else: widths[layer + 1] = width
     macs = sum(m*n for m, n in zip(widths, widths[1:], strict=False))
     return macs + sum(widths[1:]), macs
 
@@ -386,10 +386,10 @@ def layer_summaries(
 ) -> list[list[float]]: # Per layer (hidden rows, then the inputs): quantiles of weights and of unit spreads
     "Weights that lead to a layer, scaled with the root of their number, and spread times outgoing norm of its units."
     found, X = [], network.read(x)
-    spread = lambda H, r: H.std(0)*network.rows[r].linear.weight.norm(dim=0)
-    inputs = [*_summary(network.rows[0].linear.weight*X.shape[1]**0.5), *_summary(spread(X, 0))]
+    spread = lambda H, r: H.std(0)*network.layers[r].linear.weight.norm(dim=0)
+    inputs = [*_summary(network.layers[0].linear.weight*X.shape[1]**0.5), *_summary(spread(X, 0))]
     for r in range(network.architecture.depth):
-        weight, H = network.rows[r].linear.weight, network.rows[r](X)
+        weight, H = network.layers[r].linear.weight, network.layers[r](X)
         found.append([*_summary(weight*weight.shape[1]**0.5), *_summary(spread(H, r + 1))])
         X = H
     return [*found, inputs]
@@ -437,26 +437,26 @@ class Walk:
     def __init__(
         self,
         network: DenseNetwork,
-        rows: Sequence[int], # Of the hidden layers, as the original numbers them
+        layers: Sequence[int], # Of the hidden ones, as the original numbers them
         task: Task,
     ):
-        self.network, self.rows, self.task, self.row = network, list(rows), task, 0
+        self.network, self.layers, self.task, self.position = network, list(layers), task, 0
         self.changed = self.ended = False
         self.reasons: list[str] = []
         self.cut: dict[int, float] = {}  # Number of a layer -> bits cut from its width
-        self.summaries = dict(zip([*self.rows, -1], layer_summaries(network, task.x_fit[:512]), strict=True))
+        self.summaries = dict(zip([*self.layers, -1], layer_summaries(network, task.x_fit[:512]), strict=True))
         self.x_fit, self.x_look = network.read(task.x_fit), network.read(task.x_look)
         self._measure()
 
     @property
     def layer(self) -> int:
         "Number of the layer at hand, as the original numbers them; -1 for the inputs."
-        return -1 if self.row == len(self.rows) else self.rows[self.row]
+        return -1 if self.position == len(self.layers) else self.layers[self.position]
 
     def _measure(self) -> None:
         "See what can be done to the layer at hand; go on where nothing can."
         if self.layer < 0: self.x_fit, self.x_look = self.network.read(self.task.x_fit), self.network.read(self.task.x_look)
-        self.effects = measure(self.network, self.row, self.x_fit, self.x_look, self.task.y_look, self.task.config.inputs)
+        self.effects = measure(self.network, self.position, self.x_fit, self.x_look, self.task.y_look, self.task.config.inputs)
         if self.effects.offered.sum() == 1: self._go_on(0)
 
     def take(self, action: int) -> None:
@@ -474,10 +474,10 @@ class Walk:
         if layer < 0:
             self.ended = True
             return
-        if after == 0: self.rows.remove(layer)
+        if after == 0: self.layers.remove(layer)
         else:
-            here = self.network.rows[self.row]
-            self.x_fit, self.x_look, self.row = here(self.x_fit), here(self.x_look), self.row + 1
+            here = self.network.layers[self.position]
+            self.x_fit, self.x_look, self.position = here(self.x_fit), here(self.x_look), self.position + 1
         self._measure()
 
 # %% ../nbs/07b_planning.ipynb #4df20b80
@@ -520,7 +520,7 @@ class PlanEpisode:
         self.visits.append(replace(seen, reasons=tuple(self.walk.reasons)))
         self.passes, self.waiting = self.passes + 1, False
         if seen.within:
-            self.accepted, self.bits, self.excess, self.tried, self.undone = (network, self.walk.rows), self._bits(network), 0.0, 0.0, {}
+            self.accepted, self.bits, self.excess, self.tried, self.undone = (network, self.walk.layers), self._bits(network), 0.0, 0.0, {}
         else:
             self.rejected += 1
             self.excess, self.tried, self.undone = seen.drop - self.budget, self._bits(network) - before, self.walk.cut
@@ -554,23 +554,23 @@ N_TOKEN, N_ACTION, N_GLOBAL = 8 + len(ACTIVATIONS) + 2 + 2*len(QUANTILES), 9, 21
 def observe(e: PlanEpisode) -> dict[str, np.ndarray]:
     "The state as arrays: `tokens` (layers, N_TOKEN), `actions` (actions, N_ACTION), `facts` (N_GLOBAL,), `mask`, `current`."
     return {"tokens": _tokens(e), "actions": _action_features(e), "facts": _global_features(e),
-            "mask": e.effects.offered.copy(), "current": np.int64(e.walk.row)}
+            "mask": e.effects.offered.copy(), "current": np.int64(e.walk.position)}
 
 
 def _tokens(e: PlanEpisode) -> np.ndarray:
-    now, was, rows = e.network.architecture, e.origin.architecture, [*e.walk.rows, -1]
+    now, was, layers = e.network.architecture, e.origin.architecture, [*e.walk.layers, -1]
     old, total = was.widths, now.n_params
     tokens = []
-    for i, r in enumerate(rows):
+    for i, r in enumerate(layers):
         w = now.widths[0] if r < 0 else now.widths[i + 1]
         out = now.widths[1] if r < 0 else now.widths[i + 2]
         n_in = 0 if r < 0 else now.widths[i]
         w0 = old[0] if r < 0 else old[r + 1]
         params = w*(n_in + out + 1)
         params0 = w0*((0 if r < 0 else old[r]) + (old[1] if r < 0 else old[r + 2]) + 1)
-        fact = Row(1, "identity") if r < 0 else was.rows[r]
-        after = was.rows[r + 1]
-        facts = [float(r < 0), float(i == e.walk.row), (i + 1)/len(rows), math.log2(w), math.log2(w0), math.log2(params/total),
+        fact = Layer(1, "identity") if r < 0 else was.layers[r]
+        after = was.layers[r + 1]
+        facts = [float(r < 0), float(i == e.walk.position), (i + 1)/len(layers), math.log2(w), math.log2(w0), math.log2(params/total),
                  math.log2(params0), e.walk.cut.get(r, -1.0) + e.undone.get(r, 0.0)*0.25]
         onehot = [float(fact.activation == a) for a in ACTIVATIONS]
         norms = [float("batchnorm" in (*fact.after, *after.before)), float("dropout" in (*fact.after, *after.before))]
@@ -617,8 +617,8 @@ def advance(
 # %% ../nbs/07b_planning.ipynb #fa16f403
 def restore_output(network: DenseNetwork, original: DenseNetwork) -> DenseNetwork:
     "Give a network of logits the last activation of the original."
-    name = original.architecture.rows[-1].activation
-    return network if network.architecture.rows[-1].activation == name else _with_output(network, name)
+    name = original.architecture.layers[-1].activation
+    return network if network.architecture.layers[-1].activation == name else _with_output(network, name)
 
 # %% ../nbs/07b_planning.ipynb #67cb86b8
 BITS = 4.0 # Bits of compression that are worth a reward of 1

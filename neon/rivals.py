@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from .baselines import Baseline, Offer, Target, ladder, register, trainable, tune
 from .core import Config, NeonError, flush_denormals, generator, require, seed_sequence, torch_generator
 from .data import PreparedData
-from .networks import Architecture, DenseNetwork, DenseRow, parse_network
+from .networks import Architecture, DenseNetwork, DenseLayer, parse_network
 from .surgery import fold_norms, keep_width, most_important, slice_units, spread_importance
 from .training import Stack, batches_per_epoch, copy_network, evaluate, is_coarse, minibatches, stack_losses
 
@@ -76,7 +76,7 @@ def optional(
 
 def as_chain(network: DenseNetwork) -> nn.Sequential:
     "Copies of the network's norms, linear layers and activations in one line."
-    return nn.Sequential(*(copy.deepcopy(m) for row in network.rows for m in (*row.before, row.linear, *row.after, row.activation)))
+    return nn.Sequential(*(copy.deepcopy(m) for layer in network.layers for m in (*layer.before, layer.linear, *layer.after, layer.activation)))
 
 
 def group_cut(network: DenseNetwork, widths: Sequence[int], data: PreparedData, target: Target, taylor: bool = False) -> DenseNetwork:
@@ -106,7 +106,7 @@ def lookahead_scores(
     network: DenseNetwork,
 ) -> list[Tensor]: # Per hidden row (units, inputs)
     "Squared lookahead distortion of every weight that leads to a hidden unit."
-    weights, scores = [row.linear.weight.detach() for row in fold_norms(network).rows], []
+    weights, scores = [layer.linear.weight.detach() for layer in fold_norms(network).layers], []
     for i, W in enumerate(weights[:-1]):
         before = W.new_ones(W.shape[1]) if i == 0 else weights[i - 1].square().sum(1)
         scores.append(W.square()*before*weights[i + 1].square().sum(0)[:, None])
@@ -117,8 +117,8 @@ def lookahead_cut(
     network: DenseNetwork, widths: Sequence[int], data: PreparedData | None = None, target: Target | None = None,
 ) -> DenseNetwork:
     "Keep the units whose incoming weights would be missed most."
-    for row, (scores, width) in enumerate(zip(lookahead_scores(network), widths, strict=True)):
-        network = slice_units(network, row, most_important(scores.sum(1), width))
+    for layer, (scores, width) in enumerate(zip(lookahead_scores(network), widths, strict=True)):
+        network = slice_units(network, layer, most_important(scores.sum(1), width))
     return network
 
 
@@ -156,14 +156,14 @@ class Splitting:
     "Z and U of the hidden rows of a stack of one network."
 
     def __init__(self, stack: Stack, widths: Sequence[int], rho: float):
-        self.rows, self.widths, self.rho = list(stack.rows)[:-1], widths, rho
+        self.layers, self.widths, self.rho = list(stack.layers)[:-1], widths, rho
         with torch.no_grad():
             self.Z = [strongest(V, n) for V, n in zip(self.groups(), widths, strict=True)]
             self.U = [torch.zeros_like(z) for z in self.Z]
 
     def groups(self) -> list[Tensor]:
         "Incoming weights and bias of every unit, (units, inputs + 1), per row."
-        return [torch.cat([row.weight[0], row.bias[0]]).T for row in self.rows]
+        return [torch.cat([layer.weight[0], layer.bias[0]]).T for layer in self.layers]
 
     def pull(self) -> Tensor:
         "What is added to the loss."
@@ -198,7 +198,7 @@ def admm_train(
         for _ in range(config.rounds):
             for rows in islice(batches, config.epochs*batches_per_epoch(len(y), training)):
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=coarse, cache_enabled=False):
-                    output = stack(x[:, rows], len(stack.rows))
+                    output = stack(x[:, rows], len(stack.layers))
                 optimiser.zero_grad()
                 (stack_losses(output.to(x.dtype), y[rows]).sum() + split.pull()).backward()
                 optimiser.step()
@@ -211,7 +211,7 @@ def admm_train(
 def admm_cut(network: DenseNetwork, widths: Sequence[int], data: PreparedData, target: Target) -> DenseNetwork:
     "Train under the constraint, then enforce it."
     network, strong = admm_train(network, widths, data, target)
-    for row, units in enumerate(strong): network = slice_units(network, row, units)
+    for layer, units in enumerate(strong): network = slice_units(network, layer, units)
     return network
 
 
@@ -234,12 +234,12 @@ class Refits:
     ):
         self.network, self.solved = network, {}
         with torch.no_grad(): hidden = network.activations(x)[:-1]
-        orders = [spread_importance(network, row, H).argsort(descending=True, stable=True) for row, H in enumerate(hidden)]
-        self.systems = [self._system(there, H, order, ridge) for there, H, order in zip(network.rows[1:], hidden, orders, strict=True)]
+        orders = [spread_importance(network, layer, H).argsort(descending=True, stable=True) for layer, H in enumerate(hidden)]
+        self.systems = [self._system(there, H, order, ridge) for there, H, order in zip(network.layers[1:], hidden, orders, strict=True)]
 
     @staticmethod
     @torch.no_grad()
-    def _system(there: DenseRow, H: Tensor, order: Tensor, ridge: float) -> tuple[Tensor, ...]:
+    def _system(there: DenseLayer, H: Tensor, order: Tensor, ridge: float) -> tuple[Tensor, ...]:
         "Order of the units; in that order their mean, Cholesky factor and right-hand side of the normal equations."
         seen = there.before(H)[:, order]
         mean, W = seen.mean(0), there.linear.weight[:, order]
@@ -249,31 +249,31 @@ class Refits:
         return order, mean, torch.linalg.cholesky(gram), right
 
     @torch.no_grad()
-    def fit(self, row: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    def fit(self, layer: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         "Units of a hidden row that stay; weights (outputs, width) of the next one and the change of its bias (outputs,)."
-        if (row, width) not in self.solved:
-            order, mean, L, right = self.systems[row]
+        if (layer, width) not in self.solved:
+            order, mean, L, right = self.systems[layer]
             V = torch.cholesky_solve(right[:width], L[:width, :width]).T.to(mean)
-            self.solved[row, width] = order[:width], V, self.network.rows[row + 1].linear.weight[:, order] @ mean - V @ mean[:width]
-        return self.solved[row, width]
+            self.solved[layer, width] = order[:width], V, self.network.layers[layer + 1].linear.weight[:, order] @ mean - V @ mean[:width]
+        return self.solved[layer, width]
 
     @torch.no_grad()
     def cut(self, widths: Sequence[int]) -> DenseNetwork:
         "The network with these hidden widths."
         network = self.network
-        for row, width in enumerate(widths):
-            if width == network.architecture.hidden_widths[row]: continue
-            units, V, change = self.fit(row, width)
-            network = slice_units(network, row, units)
-            network.rows[row + 1].linear.weight.copy_(V)
-            if network.rows[row + 1].linear.bias is not None: network.rows[row + 1].linear.bias.add_(change)
+        for layer, width in enumerate(widths):
+            if width == network.architecture.hidden_widths[layer]: continue
+            units, V, change = self.fit(layer, width)
+            network = slice_units(network, layer, units)
+            network.layers[layer + 1].linear.weight.copy_(V)
+            if network.layers[layer + 1].linear.bias is not None: network.layers[layer + 1].linear.bias.add_(change)
         return network
 
 # %% ../nbs/10a_rivals.ipynb #41aafb74
 def _n_params(architecture: Architecture, widths: Sequence[int]) -> int:
     "Parameters with these hidden widths."
     ins, outs = (architecture.widths[0], *widths), (*widths, architecture.n_outputs)
-    return sum(replace(row, width=m).n_params(n) for row, n, m in zip(architecture.rows, ins, outs, strict=True))
+    return sum(replace(layer, width=m).n_params(n) for layer, n, m in zip(architecture.layers, ins, outs, strict=True))
 
 
 def even_widths(
@@ -315,30 +315,30 @@ class LayerEnv(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         self.action = float(np.clip(action, -1, 1).item())
-        row = len(self.chosen)
-        wanted = int(self.even[row]*self.span**self.action)//self.multiples[row]*self.multiples[row]
-        self.chosen.append(max(self.least[row], min(wanted, self.widest(row))))
+        layer = len(self.chosen)
+        wanted = int(self.even[layer]*self.span**self.action)//self.multiples[layer]*self.multiples[layer]
+        self.chosen.append(max(self.least[layer], min(wanted, self.widest(layer))))
         done = len(self.chosen) == len(self.even)
         reward = evaluate(self.refits.cut(self.chosen), self.x, self.y) - 1 if done else 0.0
         if done and reward > self.best[0]: self.best = reward, self.chosen
         return self.observe(), reward, done, False, {}
 
-    def widest(self, row: int) -> int:
+    def widest(self, layer: int) -> int:
         "The widest that a row may be when all later ones are at their narrowest."
-        low, high = self.least[row], self.architecture.hidden_widths[row]
+        low, high = self.least[layer], self.architecture.hidden_widths[layer]
         while low < high:
             middle = (low + high + 1)//2
-            if _n_params(self.architecture, [*self.chosen, middle, *self.least[row + 1:]]) <= self.most: low = middle
+            if _n_params(self.architecture, [*self.chosen, middle, *self.least[layer + 1:]]) <= self.most: low = middle
             else: high = middle - 1
         return low
 
     def observe(self) -> np.ndarray:
         "Index, inputs, width, parameters of the layer, saved before, left behind, last action; all in shares."
-        row, widths = min(len(self.chosen), len(self.even) - 1), self.architecture.widths
-        size = [fact.n_params(n) for fact, n in zip(self.architecture.rows, widths, strict=False)]
+        layer, widths = min(len(self.chosen), len(self.even) - 1), self.architecture.widths
+        size = [fact.n_params(n) for fact, n in zip(self.architecture.layers, widths, strict=False)]
         saved = 1 - _n_params(self.architecture, [*self.chosen, *self.architecture.hidden_widths[len(self.chosen):]])/sum(size)
-        return np.array([row/len(self.even), widths[row]/max(widths), widths[row + 1]/max(widths), size[row]/sum(size),
-                         saved, sum(size[row + 1:])/sum(size), self.action], dtype=np.float32)
+        return np.array([layer/len(self.even), widths[layer]/max(widths), widths[layer + 1]/max(widths), size[layer]/sum(size),
+                         saved, sum(size[layer + 1:])/sum(size), self.action], dtype=np.float32)
 
 # %% ../nbs/10a_rivals.ipynb #4cfc8c72
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .core import Config, require, seed_sequence, torch_generator
 from .guard import Drop, Guard, influence
-from .networks import Architecture, DenseNetwork, Row, build_network
+from .networks import Architecture, DenseNetwork, Layer, build_network
 from .surgery import elimination_order, refit_widths, select_inputs
 from .training import AnnealConfig, anneal, predict
 
@@ -36,8 +36,8 @@ def shape(
     activation: str = "tanh",
 ) -> Architecture:
     "A plain architecture with one activation."
-    rows = [Row(max(1, w), activation if w else "identity") for w in hidden]
-    return Architecture(n_inputs, (*rows, Row(n_outputs, "identity")))
+    layers = [Layer(max(1, w), activation if w else "identity") for w in hidden]
+    return Architecture(n_inputs, (*layers, Layer(n_outputs, "identity")))
 
 
 def shapes(
@@ -135,8 +135,8 @@ def narrower(
 ) -> list[DenseNetwork]:
     "Neighbours with one hidden layer narrower."
     outputs = network.activations(x)
-    return [child for row, width in enumerate(network.architecture.hidden_widths) if width > 1
-            for child in refit_widths(network, row, _fewer(width, shares), outputs[row])]
+    return [child for layer, width in enumerate(network.architecture.hidden_widths) if width > 1
+            for child in refit_widths(network, layer, _fewer(width, shares), outputs[layer])]
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def reading_less(
     shares: Sequence[float] = (0.9, 0.75, 0.55, 0.4, 0.25, 0.12, 0.05),
 ) -> list[DenseNetwork]:
     "Neighbours that read fewer features."
-    order = elimination_order(network.read(x), network.rows[0].linear.weight)
+    order = elimination_order(network.read(x), network.layers[0].linear.weight)
     return [select_inputs(network, order[:n], x) for n in _fewer(len(order), shares)]
 
 # %% ../nbs/09a_search.ipynb #7a78116a
@@ -264,7 +264,7 @@ def scan(
         config = replace(config, learning_rate=0.02*min(1.0, (2000/most)**0.5))  # wide networks want smaller steps
         tried = shapes(n, search.n_outputs, least, min(most, search.config.most_trained))
         plan = [(a, start) for a in tried for start in range(search.config.starts)]
-        networks = [build_network(a, torch_generator(search.seed, "start", str(a), a.rows[0].activation, start)).to(search.x.device)
+        networks = [build_network(a, torch_generator(search.seed, "start", str(a), a.layers[0].activation, start)).to(search.x.device)
                     for a, start in plan]
         lessons = [search.config.lesson*(start % 2) for _, start in plan]
         search.add(networks, ["distilled" if lesson else "fresh" for lesson in lessons], config, lessons, blind=True)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Importance', 'IMPORTANCES', 'RIDGES', 'keep_width', 'l1_importance', 'l2_importance', 'spread_importance',
            'taylor_importance', 'get_importance', 'most_important', 'replace_layer', 'slice_units', 'ridge_refit',
-           'refit_units', 'elimination_order', 'elimination_importance', 'fold_norms', 'insert_linear_row',
-           'forward_order', 'nested_fits', 'plain_linear', 'refit_widths', 'with_units', 'cut_widths', 'remove_row',
-           'without_row', 'select_inputs', 'reading']
+           'refit_units', 'elimination_order', 'elimination_importance', 'fold_norms', 'insert_linear_layer',
+           'forward_order', 'nested_fits', 'plain_linear', 'refit_widths', 'with_units', 'cut_widths', 'remove_layer',
+           'without_layer', 'select_inputs', 'reading']
 
 # %% ../nbs/04_surgery.ipynb #ab434e20
 import math
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import NeonError, require, torch_generator
-from .networks import DenseNetwork, DenseRow, Row, initialise_linear
+from .networks import DenseNetwork, DenseLayer, Layer, initialise_linear
 
 # %% ../nbs/04_surgery.ipynb #e7759cfe
 def keep_width(
@@ -36,32 +36,32 @@ Importance = Callable[[DenseNetwork, int, Tensor, Tensor], Tensor]
 
 def l1_importance(
     network: DenseNetwork,
-    row: int,                # Index of a hidden row
+    layer: int,                # Index of a hidden row
     H: Tensor | None = None, # (n, width) output of the row on training rows
     y: Tensor | None = None, # (n,) class indices of those rows
 ) -> Tensor:                 # (width,)
     "L1 norm of the weights that lead to each unit."
-    return network.rows[row].linear.weight.detach().abs().sum(1)
+    return network.layers[layer].linear.weight.detach().abs().sum(1)
 
 
-def l2_importance(network: DenseNetwork, row: int, H: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+def l2_importance(network: DenseNetwork, layer: int, H: Tensor | None = None, y: Tensor | None = None) -> Tensor:
     "L2 norm of the weights that lead to each unit."
-    return network.rows[row].linear.weight.detach().norm(dim=1)
+    return network.layers[layer].linear.weight.detach().norm(dim=1)
 
 
 @torch.no_grad()
-def spread_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor | None = None) -> Tensor:
+def spread_importance(network: DenseNetwork, layer: int, H: Tensor, y: Tensor | None = None) -> Tensor:
     "Deviation of each unit's activation, as the next linear layer receives it, times the norm of its outgoing weights."
-    there = network.rows[row + 1]
+    there = network.layers[layer + 1]
     seen = there.before(H)
     return (seen - seen.mean(0)).square_().mean(0).sqrt()*there.linear.weight.norm(dim=0)
 
 
-def taylor_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor) -> Tensor:
+def taylor_importance(network: DenseNetwork, layer: int, H: Tensor, y: Tensor) -> Tensor:
     "Mean size of activation times gradient of the loss: the change of the loss, to first order, if the unit were silenced."
     with torch.enable_grad():
         H = output = H.detach().requires_grad_()
-        for r in network.rows[row + 1:]: output = r(output)
+        for r in network.layers[layer + 1:]: output = r(output)
         gradient, = torch.autograd.grad(F.cross_entropy(output, y, reduction="sum"), H)
     return (H.detach()*gradient).abs().mean(0)
 
@@ -87,20 +87,20 @@ def most_important(
     return order[:n].sort().values
 
 # %% ../nbs/04_surgery.ipynb #05ee6efe
-def _check_cut(network: DenseNetwork, row: int, width: int) -> None:
+def _check_cut(network: DenseNetwork, layer: int, width: int) -> None:
     "Refuse a cut that cannot be made."
-    require(0 <= row < network.architecture.depth,
-            f"row {row} is not a hidden layer of a {network.architecture} network; those are 0 to {network.architecture.depth - 1}")
-    require(1 <= width <= network.architecture.hidden_widths[row],
-            f"cannot go from {network.architecture.hidden_widths[row]} to {width} units")
+    require(0 <= layer < network.architecture.depth,
+            f"row {layer} is not a hidden layer of a {network.architecture} network; those are 0 to {network.architecture.depth - 1}")
+    require(1 <= width <= network.architecture.hidden_widths[layer],
+            f"cannot go from {network.architecture.hidden_widths[layer]} to {width} units")
 
 
-def _row_like(network: DenseNetwork, row: int, weight: Tensor, bias: Tensor | None) -> DenseRow:
+def _layer_like(network: DenseNetwork, layer: int, weight: Tensor, bias: Tensor | None) -> DenseLayer:
     "Row `row` with other weights, and with fresh norms."
     linear = nn.Linear(*reversed(weight.shape), bias is not None, device="meta")  # "meta": no weights are drawn
     linear.weight, linear.bias = nn.Parameter(weight), None if bias is None else nn.Parameter(bias)
-    facts = replace(network.architecture.rows[row], width=len(weight))
-    return DenseRow(facts, weight.shape[1], linear).to(weight)
+    facts = replace(network.architecture.layers[layer], width=len(weight))
+    return DenseLayer(facts, weight.shape[1], linear).to(weight)
 
 
 def _copy_norms(old: nn.Sequential, new: nn.Sequential, units: Tensor | slice) -> None:
@@ -110,60 +110,60 @@ def _copy_norms(old: nn.Sequential, new: nn.Sequential, units: Tensor | slice) -
         for name, value in a.state_dict().items(): state[name].copy_(value[units] if value.dim() else value)
 
 
-def _with_rows(network: DenseNetwork, row: int, here: DenseRow, there: DenseRow) -> DenseNetwork:
+def _with_layers(network: DenseNetwork, layer: int, here: DenseLayer, there: DenseLayer) -> DenseNetwork:
     "The network with other rows `row` and `row + 1`."
-    rows = [*network.rows[:row], here, there, *network.rows[row + 2:]]
-    return DenseNetwork(network.architecture.with_width(row, here.linear.out_features), rows).eval()
+    layers = [*network.layers[:layer], here, there, *network.layers[layer + 2:]]
+    return DenseNetwork(network.architecture.with_width(layer, here.linear.out_features), layers).eval()
 
 # %% ../nbs/04_surgery.ipynb #0123c32b
 def replace_layer(
     network: DenseNetwork,
-    row: int,             # Index of a hidden row
+    layer: int,             # Index of a hidden row
     width: int,           # Its new number of units
     rng: torch.Generator, # Stream of the new weights, on the CPU
 ) -> DenseNetwork:
     "Initialise a hidden row at a new width, and the linear layer that follows, afresh."
-    _check_cut(network, row, width)
+    _check_cut(network, layer, width)
     new = []
-    for r, (n_out, n_in) in zip((row, row + 1), _shapes_after(network, row, width), strict=True):
-        old = network.rows[r].linear
+    for r, (n_out, n_in) in zip((layer, layer + 1), _shapes_after(network, layer, width), strict=True):
+        old = network.layers[r].linear
         fresh = nn.utils.skip_init(nn.Linear, n_in, n_out, old.bias is not None)
         initialise_linear(fresh, rng)
         fresh.to(old.weight)
-        new.append(_row_like(network, r, fresh.weight.detach(), None if old.bias is None else fresh.bias.detach()))
-    _copy_norms(network.rows[row].before, new[0].before, slice(None))
-    _copy_norms(network.rows[row + 1].after, new[1].after, slice(None))
-    return _with_rows(network, row, *new)
+        new.append(_layer_like(network, r, fresh.weight.detach(), None if old.bias is None else fresh.bias.detach()))
+    _copy_norms(network.layers[layer].before, new[0].before, slice(None))
+    _copy_norms(network.layers[layer + 1].after, new[1].after, slice(None))
+    return _with_layers(network, layer, *new)
 
 
-def _shapes_after(network: DenseNetwork, row: int, width: int) -> list[tuple[int, int]]:
+def _shapes_after(network: DenseNetwork, layer: int, width: int) -> list[tuple[int, int]]:
     "(outputs, inputs) of the linear layers of `row` and the next one when `row` has `width` units."
     widths = list(network.architecture.widths)
-    widths[row + 1] = width
-    return [(widths[row + 1], widths[row]), (widths[row + 2], width)]
+    widths[layer + 1] = width
+    return [(widths[layer + 1], widths[layer]), (widths[layer + 2], width)]
 
 # %% ../nbs/04_surgery.ipynb #bce06166
 def slice_units(
     network: DenseNetwork,
-    row: int,                     # Index of a hidden row
+    layer: int,                     # Index of a hidden row
     units: Tensor | Sequence[int], # Indices of the units that stay, at least one
 ) -> DenseNetwork:
     "Remove all other units of a hidden row; the rest keep their weights."
-    units, there = torch.as_tensor(units, dtype=torch.long), network.rows[row + 1].linear
-    _check_cut(network, row, len(units))
-    return _keep_units(network, row, units, there.weight.detach()[:, units], there.bias)
+    units, there = torch.as_tensor(units, dtype=torch.long), network.layers[layer + 1].linear
+    _check_cut(network, layer, len(units))
+    return _keep_units(network, layer, units, there.weight.detach()[:, units], there.bias)
 
 
 @torch.no_grad()
-def _keep_units(network: DenseNetwork, row: int, units: Tensor, weight: Tensor, bias: Tensor | None) -> DenseNetwork:
+def _keep_units(network: DenseNetwork, layer: int, units: Tensor, weight: Tensor, bias: Tensor | None) -> DenseNetwork:
     "Keep these units of `row`, with these weights in the next linear layer."
-    here, there = network.rows[row], network.rows[row + 1]
-    fewer = _row_like(network, row, here.linear.weight[units], None if here.linear.bias is None else here.linear.bias[units])
-    after = _row_like(network, row + 1, weight, None if bias is None else bias.clone())
+    here, there = network.layers[layer], network.layers[layer + 1]
+    fewer = _layer_like(network, layer, here.linear.weight[units], None if here.linear.bias is None else here.linear.bias[units])
+    after = _layer_like(network, layer + 1, weight, None if bias is None else bias.clone())
     for old, new, which in ((here.before, fewer.before, slice(None)), (here.after, fewer.after, units),
                             (there.before, after.before, units), (there.after, after.after, slice(None))):
         _copy_norms(old, new, which)
-    return _with_rows(network, row, fewer, after)
+    return _with_layers(network, layer, fewer, after)
 
 # %% ../nbs/04_surgery.ipynb #a734d029
 RIDGES = (1e-5, 1e-3, 1e-1)  # Candidates for lambda, as multiples of the mean diagonal of H'H
@@ -215,19 +215,19 @@ def _mixtures(outputs: int, like: Tensor, n: int = 16) -> Tensor:
 @torch.no_grad()
 def refit_units(
     network: DenseNetwork,    # In evaluation mode
-    row: int,                 # Index of a hidden row
+    layer: int,                 # Index of a hidden row
     units: Tensor,            # Indices of the units that stay
     H: Tensor,                # (n, width) output of the row on training rows
     H_validation: Tensor,     # (m, width) the same on validation rows
     rows_per_unit: int = 4,   # Use so many rows of H per unit of the row, at most (never fewer than 1,000 in all)
 ) -> DenseNetwork:
     "Remove all other units and solve the next linear layer for its old outputs."
-    units, there = torch.as_tensor(units, dtype=torch.long, device=H.device), network.rows[row + 1]
-    _check_cut(network, row, len(units))
+    units, there = torch.as_tensor(units, dtype=torch.long, device=H.device), network.layers[layer + 1]
+    _check_cut(network, layer, len(units))
     H = H[::-(-len(H)//max(1000, rows_per_unit*H.shape[1]))]
     bias = there.linear.bias
     V, change = ridge_refit(there.before(H), units, there.linear.weight, there.before(H_validation), centre=bias is not None)
-    return _keep_units(network, row, units, V, None if bias is None else bias + change)
+    return _keep_units(network, layer, units, V, None if bias is None else bias + change)
 
 # %% ../nbs/04_surgery.ipynb #7fb3155f
 @torch.no_grad()
@@ -252,9 +252,9 @@ def elimination_order(
     return torch.stack(order[::-1])
 
 # %% ../nbs/04_surgery.ipynb #481702ba
-def elimination_importance(network: DenseNetwork, row: int, H: Tensor, y: Tensor | None = None) -> Tensor:
+def elimination_importance(network: DenseNetwork, layer: int, H: Tensor, y: Tensor | None = None) -> Tensor:
     "How late a unit goes in backward elimination: 0 for the first, width - 1 for the last."
-    there = network.rows[row + 1]
+    there = network.layers[layer + 1]
     order = elimination_order(there.before(H), there.linear.weight)
     return torch.empty(len(order)).to(H).scatter_(0, order, torch.arange(len(order) - 1, -1, -1.).to(H))
 
@@ -274,47 +274,47 @@ def fold_norms(
     network: DenseNetwork,
 ) -> DenseNetwork: # Without norms, with a bias in every row
     "A network that computes the same in evaluation mode, with linear layers and activations only."
-    rows, facts = [], []
-    for row, fact in zip(network.rows, network.architecture.rows, strict=True):
-        W, n_in = row.linear.weight, row.linear.in_features
-        b = W.new_zeros(len(W)) if row.linear.bias is None else row.linear.bias
-        (s, t), (s2, t2) = _affine(row.before, n_in, W), _affine(row.after, len(W), W)
+    layers, facts = [], []
+    for layer, fact in zip(network.layers, network.architecture.layers, strict=True):
+        W, n_in = layer.linear.weight, layer.linear.in_features
+        b = W.new_zeros(len(W)) if layer.linear.bias is None else layer.linear.bias
+        (s, t), (s2, t2) = _affine(layer.before, n_in, W), _affine(layer.after, len(W), W)
         linear = nn.Linear(n_in, len(W), device="meta")
         linear.weight, linear.bias = nn.Parameter(s2[:, None]*W*s), nn.Parameter((W @ t + b)*s2 + t2)
         facts.append(replace(fact, before=(), after=(), dropout=0.5, bias=True))
-        rows.append(DenseRow(facts[-1], n_in, linear))
-    return DenseNetwork(replace(network.architecture, rows=tuple(facts)), rows).eval()
+        layers.append(DenseLayer(facts[-1], n_in, linear))
+    return DenseNetwork(replace(network.architecture, layers=tuple(facts)), layers).eval()
 
 # %% ../nbs/04_surgery.ipynb #f5494ed9
 @torch.no_grad()
-def insert_linear_row(
+def insert_linear_layer(
     network: DenseNetwork, # Without norms in `row`; see `fold_norms`
-    row: int,              # Index of the row that gets linear units before it
+    layer: int,              # Index of the row that gets linear units before it
     x: Tensor,             # (n, inputs of the row) on training rows
 ) -> DenseNetwork:         # One row more: min(inputs, width) linear units, those of most variance first
     "Split a row in two linear layers, the first of which gives the principal components of what the row computes."
-    fact, linear = network.architecture.rows[row], network.rows[row].linear
-    require(not fact.before and not fact.after and fact.bias, f"row {row} has norms or no bias; use fold_norms first")
+    fact, linear = network.architecture.layers[layer], network.layers[layer].linear
+    require(not fact.before and not fact.after and fact.bias, f"row {layer} has norms or no bias; use fold_norms first")
     W, b, mean, rank = linear.weight, linear.bias, x.mean(0), min(linear.weight.shape)
     z = (x - mean) @ W.T
     spread = z.std(0)
-    if row + 1 < len(network.rows):
-        there = network.rows[row + 1]
-        spread = there.before(network.rows[row].activation(z + W @ mean + b)).std(0)*there.linear.weight.norm(dim=0)
+    if layer + 1 < len(network.layers):
+        there = network.layers[layer + 1]
+        spread = there.before(network.layers[layer].activation(z + W @ mean + b)).std(0)*there.linear.weight.norm(dim=0)
     scale = spread + 0.05*spread.max() + 1e-12
     z = (z*scale).double()
     Q = torch.linalg.eigh(z.T @ z).eigenvectors.flip(1)[:, :rank].to(W)
     P = (Q*scale[:, None]).T @ W
-    pair = [_row_of(Row(rank, "identity"), P, -P @ mean), _row_of(fact, Q/scale[:, None], W @ mean + b)]
-    facts = [*network.architecture.rows[:row], Row(rank, "identity"), *network.architecture.rows[row:]]
-    return DenseNetwork(replace(network.architecture, rows=tuple(facts)), [*network.rows[:row], *pair, *network.rows[row + 1:]]).eval()
+    pair = [_row_of(Layer(rank, "identity"), P, -P @ mean), _row_of(fact, Q/scale[:, None], W @ mean + b)]
+    facts = [*network.architecture.layers[:layer], Layer(rank, "identity"), *network.architecture.layers[layer:]]
+    return DenseNetwork(replace(network.architecture, layers=tuple(facts)), [*network.layers[:layer], *pair, *network.layers[layer + 1:]]).eval()
 
 
-def _row_of(fact: Row, weight: Tensor, bias: Tensor) -> DenseRow:
+def _row_of(fact: Layer, weight: Tensor, bias: Tensor) -> DenseLayer:
     "A row with these weights."
     linear = nn.Linear(*reversed(weight.shape), device="meta")
     linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
-    return DenseRow(fact, weight.shape[1], linear)
+    return DenseLayer(fact, weight.shape[1], linear)
 
 # %% ../nbs/04_surgery.ipynb #0ed63602
 @torch.no_grad()
@@ -363,35 +363,35 @@ def nested_fits(
     return fits
 
 
-def plain_linear(network: DenseNetwork, row: int) -> nn.Linear:
+def plain_linear(network: DenseNetwork, layer: int) -> nn.Linear:
     "The linear layer of a row without norms."
-    fact = network.architecture.rows[row]
-    require(not fact.before and not fact.after and fact.bias, f"row {row} has norms or no bias; use fold_norms first")
-    return network.rows[row].linear
+    fact = network.architecture.layers[layer]
+    require(not fact.before and not fact.after and fact.bias, f"row {layer} has norms or no bias; use fold_norms first")
+    return network.layers[layer].linear
 
 
 def refit_widths(
     network: DenseNetwork,  # Without norms; see `fold_norms`
-    row: int,               # Index of a hidden row
+    layer: int,               # Index of a hidden row
     widths: Sequence[int],  # Its new widths
     H: Tensor,              # (n, width) output of the row on training rows
     ridge: float = 1e-4,
 ) -> list[DenseNetwork]:    # One per width; narrower than asked where units are dependent
     "Cut a hidden row to several widths in forward order, and refit the next row to each."
-    for width in widths: _check_cut(network, row, width)
-    there = [plain_linear(network, r) for r in (row, row + 1)][1]
+    for width in widths: _check_cut(network, layer, width)
+    there = [plain_linear(network, r) for r in (layer, layer + 1)][1]
     order = forward_order(H, there.weight.detach(), max(widths))
     widths = [min(w, len(order)) for w in widths]
     fits = nested_fits(H, H @ there.weight.detach().T + there.bias.detach(), order, widths, ridge)
-    return [with_units(network, row, order[:w], *fit) for w, fit in zip(widths, fits, strict=True)]
+    return [with_units(network, layer, order[:w], *fit) for w, fit in zip(widths, fits, strict=True)]
 
 
 @torch.no_grad()
-def with_units(network: DenseNetwork, row: int, units: Tensor, weight: Tensor, bias: Tensor) -> DenseNetwork:
+def with_units(network: DenseNetwork, layer: int, units: Tensor, weight: Tensor, bias: Tensor) -> DenseNetwork:
     "Keep these units of a hidden row, in this order, with this linear layer after them (no norms)."
-    here, facts = network.rows[row].linear, network.architecture.rows
-    fewer = _row_of(replace(facts[row], width=len(units)), here.weight[units], here.bias[units])
-    return _with_rows(network, row, fewer, _row_of(facts[row + 1], weight, bias))
+    here, facts = network.layers[layer].linear, network.architecture.layers
+    fewer = _row_of(replace(facts[layer], width=len(units)), here.weight[units], here.bias[units])
+    return _with_layers(network, layer, fewer, _row_of(facts[layer + 1], weight, bias))
 
 # %% ../nbs/04_surgery.ipynb #b1db8d5c
 @torch.no_grad()
@@ -402,33 +402,33 @@ def cut_widths(
 ) -> DenseNetwork:
     "Cut all hidden rows, the first row first, and refit each next one."
     X = network.read(x)
-    for row, width in enumerate(widths):
-        H = network.rows[row](X)
-        if width < H.shape[1]: network, = refit_widths(network, row, [width], H)
-        X = network.rows[row](X)
+    for layer, width in enumerate(widths):
+        H = network.layers[layer](X)
+        if width < H.shape[1]: network, = refit_widths(network, layer, [width], H)
+        X = network.layers[layer](X)
     return network
 
 # %% ../nbs/04_surgery.ipynb #65bf2ad8
 @torch.no_grad()
-def remove_row(
+def remove_layer(
     network: DenseNetwork, # Without norms, with at least one hidden row
-    row: int,              # Index of the hidden row to take out
+    layer: int,              # Index of the hidden row to take out
     X: Tensor,             # (n, inputs of the row) what it receives on training rows
     ridge: float = 1e-3,   # Relative to the mean diagonal of the centred Gram matrix
 ) -> DenseNetwork:         # One row less
     "Take a hidden row out; the next row computes, as nearly as it can, what it did, from what the lost row received."
-    _check_cut(network, row, 1)
-    plain_linear(network, row)
-    H, there = network.rows[row](X), plain_linear(network, row + 1)
+    _check_cut(network, layer, 1)
+    plain_linear(network, layer)
+    H, there = network.layers[layer](X), plain_linear(network, layer + 1)
     (V, bias), = nested_fits(X, there(H), torch.arange(X.shape[1], device=X.device), [X.shape[1]], ridge)
-    return without_row(network, row, V, bias)
+    return without_layer(network, layer, V, bias)
 
 
-def without_row(network: DenseNetwork, row: int, weight: Tensor, bias: Tensor) -> DenseNetwork:
+def without_layer(network: DenseNetwork, layer: int, weight: Tensor, bias: Tensor) -> DenseNetwork:
     "Drop a hidden row; the next one gets this linear layer."
-    facts, after = network.architecture.rows, _row_of(network.architecture.rows[row + 1], weight, bias)
-    architecture = replace(network.architecture, rows=(*facts[:row], *facts[row + 1:]))
-    return DenseNetwork(architecture, [*network.rows[:row], after, *network.rows[row + 2:]]).eval()
+    facts, after = network.architecture.layers, _row_of(network.architecture.layers[layer + 1], weight, bias)
+    architecture = replace(network.architecture, layers=(*facts[:layer], *facts[layer + 1:]))
+    return DenseNetwork(architecture, [*network.layers[:layer], after, *network.layers[layer + 2:]]).eval()
 
 # %% ../nbs/04_surgery.ipynb #059385c8
 @torch.no_grad()
@@ -451,4 +451,4 @@ def reading(network: DenseNetwork, places: Tensor, weight: Tensor, bias: Tensor)
     places, by = places.sort()
     before = network.architecture.inputs or range(network.architecture.n_inputs)
     architecture = replace(network.architecture, inputs=tuple(before[i] for i in places.tolist()))
-    return DenseNetwork(architecture, [_row_of(architecture.rows[0], weight[:, by], bias), *network.rows[1:]]).eval()
+    return DenseNetwork(architecture, [_row_of(architecture.layers[0], weight[:, by], bias), *network.layers[1:]]).eval()

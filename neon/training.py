@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OVERHEAD', 'predict', 'evaluate', 'Stack', 'TrainingResult', 'minibatches', 'batches_per_epoch', 'stack_losses',
-           'is_coarse', 'copy_network', 'train_stack', 'Prefix', 'train_rows', 'plan_stacks', 'train_networks',
+           'is_coarse', 'copy_network', 'train_stack', 'Prefix', 'train_layers', 'plan_stacks', 'train_networks',
            'AnnealConfig', 'anneal_stack', 'anneal']
 
 # %% ../nbs/03_training.ipynb #155855f3
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from .core import Config, TrainingConfig, fast_bfloat16, flush_denormals, require, torch_generator
-from .networks import DenseNetwork, DenseRow
+from .networks import DenseNetwork, DenseLayer
 
 # %% ../nbs/03_training.ipynb #46769f6e
 @torch.no_grad()
@@ -105,19 +105,19 @@ class _StackedNorm(nn.Module):
                     own.data.copy_(getattr(self, name)[b, :w])
 
 # %% ../nbs/03_training.ipynb #37c28d96
-class _StackedRow(nn.Module):
+class _StackedLayer(nn.Module):
     "One row of B networks, padded to common widths."
 
-    def __init__(self, rows: Sequence[DenseRow]):
+    def __init__(self, layers: Sequence[DenseLayer]):
         super().__init__()
-        linears = [row.linear for row in rows]
+        linears = [layer.linear for layer in layers]
         ins, self.widths = [m.in_features for m in linears], [m.out_features for m in linears]
-        self.before = _StackedNorm([row.before for row in rows], ins)
-        self.after = _StackedNorm([row.after for row in rows], self.widths)
+        self.before = _StackedNorm([layer.before for layer in layers], ins)
+        self.after = _StackedNorm([layer.after for layer in layers], self.widths)
         self.weight = nn.Parameter(_pad([m.weight.T for m in linears]))  # (B, in, out): its gradient needs no transposing
         self.bias = nn.Parameter(_pad([m.weight.new_zeros(m.out_features) if m.bias is None else m.bias for m in linears]).unsqueeze(1))
-        self.activations, self.padded = [row.activation for row in rows], min(self.widths) < max(self.widths)
-        keep = lambda name, values: self.register_buffer(name, torch.tensor(values, device=self.weight.device).view(len(rows), 1, -1))
+        self.activations, self.padded = [layer.activation for layer in layers], min(self.widths) < max(self.widths)
+        keep = lambda name, values: self.register_buffer(name, torch.tensor(values, device=self.weight.device).view(len(layers), 1, -1))
         if any(m.bias is None for m in linears): keep("has_bias", [m.bias is not None for m in linears])
         self.kinds = list({type(a): a for a in self.activations}.values())
         if len(self.kinds) > 1: keep("kind", [[type(k) for k in self.kinds].index(type(a)) for a in self.activations])
@@ -142,13 +142,13 @@ class _StackedRow(nn.Module):
         self.before.select(keep)
         self.after.select(keep)
 
-    def write_back(self, b: int, row: DenseRow) -> None:
+    def write_back(self, b: int, layer: DenseLayer) -> None:
         "Copy network b's state into its own row."
-        n_out, n_in = row.linear.weight.shape
-        row.linear.weight.data.copy_(self.weight[b, :n_in, :n_out].T)
-        if row.linear.bias is not None: row.linear.bias.data.copy_(self.bias[b, 0, :n_out])
-        self.before.write_back(b, row.before)
-        self.after.write_back(b, row.after)
+        n_out, n_in = layer.linear.weight.shape
+        layer.linear.weight.data.copy_(self.weight[b, :n_in, :n_out].T)
+        if layer.linear.bias is not None: layer.linear.bias.data.copy_(self.bias[b, 0, :n_out])
+        self.before.write_back(b, layer.before)
+        self.after.write_back(b, layer.after)
 
 # %% ../nbs/03_training.ipynb #9e2d1d16
 class Stack(nn.Module):
@@ -161,12 +161,12 @@ class Stack(nn.Module):
     ):
         super().__init__()
         self.first = [first]*len(networks) if isinstance(first, int) else list(first)
-        runs = [list(n.rows)[f:] for n, f in zip(networks, self.first, strict=True)]
+        runs = [list(n.layers)[f:] for n, f in zip(networks, self.first, strict=True)]
         depths = {len(rows) for rows in runs}
         require(len(depths) == 1, f"only networks of one depth can be stacked, got {sorted(depths)} rows")
-        self.rows = nn.ModuleList(_StackedRow(rows) for rows in zip(*runs, strict=True))
+        self.layers = nn.ModuleList(_StackedLayer(rows) for rows in zip(*runs, strict=True))
 
-    def __len__(self) -> int: return len(self.rows[0].widths)
+    def __len__(self) -> int: return len(self.layers[0].widths)
 
     def forward(
         self,
@@ -174,19 +174,19 @@ class Stack(nn.Module):
         learning: int = 0,                    # So many rows, from `first` on, are in training mode; the rest in evaluation mode
         rngs: Sequence[torch.Generator] = (), # One dropout stream per network, needed when rows are learning
     ) -> Tensor:                              # (B, batch, outputs)
-        for i, row in enumerate(self.rows): x = row(x, i < learning, rngs)
+        for i, layer in enumerate(self.layers): x = layer(x, i < learning, rngs)
         return x
 
     def select(self, keep: Sequence[int]) -> None:
         "Keep only these networks in the lists; `_shrink` cuts the tensors, together with the optimiser's."
         self.first = [self.first[b] for b in keep]
-        for row in self.rows: row.select(keep)
+        for layer in self.layers: layer.select(keep)
 
     def write_back(self, b: int, network: DenseNetwork) -> None:
         "Copy the weights of network b that learn into `network`, which has its shapes."
-        own = network.rows[self.first[b]:]
-        for stacked, row in zip(self.rows, own, strict=True):
-            if stacked.weight.requires_grad: stacked.write_back(b, row)
+        own = network.layers[self.first[b]:]
+        for stacked, layer in zip(self.layers, own, strict=True):
+            if stacked.weight.requires_grad: stacked.write_back(b, layer)
 
 # %% ../nbs/03_training.ipynb #62d862cf
 @dataclass
@@ -222,7 +222,7 @@ def stack_losses(output: Tensor, y: Tensor) -> Tensor:
 def is_coarse(networks: Sequence[DenseNetwork], x: Tensor, precision: str, least: int = 40_000) -> bool:
     "Do matrix products take bfloat16 inputs (and sum in float32)? With `auto`, only where a layer's weights number `least` on average."
     if x.dtype != torch.float32 or precision == "float32": return False
-    weights = [n.architecture.macs/len(n.rows) for n in networks]
+    weights = [n.architecture.macs/len(n.layers) for n in networks]
     return precision == "bfloat16" or (fast_bfloat16(x.device) and sum(weights)/len(weights) >= least)
 
 # %% ../nbs/03_training.ipynb #19fb3a5e
@@ -244,7 +244,7 @@ def _adam(stack: Stack, learning_rate: float) -> torch.optim.Adam:
 
 def _select(stack: Stack, keep: list[int]) -> list[tuple[nn.Parameter, nn.Parameter]]:
     "Keep only some networks of the stack; returns old and new parameters."
-    index, pairs = torch.tensor(keep, device=stack.rows[0].weight.device), []
+    index, pairs = torch.tensor(keep, device=stack.layers[0].weight.device), []
     for module in stack.modules():
         for name, p in module._parameters.items():
             pairs.append((p, nn.Parameter(p.detach()[index], p.requires_grad)))
@@ -256,7 +256,7 @@ def _select(stack: Stack, keep: list[int]) -> list[tuple[nn.Parameter, nn.Parame
 
 def _shrink(stack: Stack, optimiser: torch.optim.Adam, keep: list[int]) -> torch.optim.Adam:
     "Keep only some networks of the stack; returns the optimiser of what is left, with its moments."
-    pairs, index = _select(stack, keep), torch.tensor(keep, device=stack.rows[0].weight.device)
+    pairs, index = _select(stack, keep), torch.tensor(keep, device=stack.layers[0].weight.device)
     survivor = _adam(stack, optimiser.param_groups[0]["lr"])
     for old, new in pairs:
         state = optimiser.state.get(old, {})
@@ -286,8 +286,8 @@ def _train(
 ) -> list[TrainingResult]:
     "Train a stack until every network has stopped."
     stack = Stack(networks, first).to(x.device)
-    for row in stack.rows[learning:] if learning else (): row.requires_grad_(False)
-    learning, optimiser = learning or len(stack.rows), _adam(stack, config.learning_rate)
+    for layer in stack.layers[learning:] if learning else (): layer.requires_grad_(False)
+    learning, optimiser = learning or len(stack.layers), _adam(stack, config.learning_rate)
     results = [TrainingResult(copy_network(n, f, learning), float("inf"), 0.0, []) for n, f in zip(networks, stack.first, strict=True)]
     if keep_start or not config.epochs: _record(stack, results, *_validate(stack, x_validation, y_validation), config.patience)
     alive = list(range(len(networks)))  # alive[b] is the number of the network at place b of the stack
@@ -332,8 +332,8 @@ def copy_network(
     n: int | None = None,    # So many rows are copied; None: all from `first` on
 ) -> DenseNetwork:
     "A twin in evaluation mode; rows that are not copied are shared."
-    copied = range(len(network.rows))[first:None if n is None else first + n]
-    return DenseNetwork(network.architecture, [copy.deepcopy(row) if r in copied else row for r, row in enumerate(network.rows)]).eval()
+    copied = range(len(network.layers))[first:None if n is None else first + n]
+    return DenseNetwork(network.architecture, [copy.deepcopy(layer) if r in copied else layer for r, layer in enumerate(network.layers)]).eval()
 
 # %% ../nbs/03_training.ipynb #f8c29505
 def train_stack(
@@ -371,24 +371,24 @@ class Prefix:
     @torch.no_grad()
     def input_of(
         self,
-        row: int, # Index of a row; len(rows) gives the network's output
+        layer: int, # Index of a row; len(rows) gives the network's output
     ) -> Tensor:  # (n, inputs of the row)
         "What the row receives."
-        for r in range(len(self.outputs) - 1, row): self.outputs.append(self.network.rows[r](self.outputs[r]))
-        return self.outputs[row]
+        for r in range(len(self.outputs) - 1, layer): self.outputs.append(self.network.layers[r](self.outputs[r]))
+        return self.outputs[layer]
 
     def changed(
         self,
         network: DenseNetwork, # Equal to the old one in all rows before `row`
-        row: int,              # First row that differs
+        layer: int,              # First row that differs
     ) -> "Prefix":             # Shares the outputs that are still good
         "The prefix of a network that was changed from `row` on."
         twin = copy.copy(self)
-        twin.network, twin.outputs = network, self.outputs[:row + 1]
+        twin.network, twin.outputs = network, self.outputs[:layer + 1]
         return twin
 
 # %% ../nbs/03_training.ipynb #278a3d7b
-def train_rows(
+def train_layers(
     networks: Sequence[DenseNetwork],  # With equally many rows from `first` on
     train: Sequence[Prefix], y: Tensor,                 # Training rows: prefixes valid up to `first`, class indices (n,)
     validation: Sequence[Prefix], y_validation: Tensor, # Validation rows, likewise
@@ -531,7 +531,7 @@ def anneal_stack(
     steps, aim = _AdamSteps(stack.parameters()), _aims(target, networks[0].architecture.n_outputs, teacher, lesson)
     with flush_denormals():
         for update, rows in enumerate(itertools.islice(minibatches(len(x), config.batch_size, order, x.device), config.updates)):
-            output = stack(read(rows), len(stack.rows), rngs)
+            output = stack(read(rows), len(stack.layers), rngs)
             steps.take(output, _slope(output.detach(), aim(rows), config.loss), config.rate(update))
     trained = [copy_network(n) for n in networks]
     for b, network in enumerate(trained): stack.write_back(b, network)

@@ -19,7 +19,7 @@ from neon.core import NeonError, read_json, write_csv, write_json
 from neon.data import as_dataset, load_dataset, prepare
 from neon.environment import EnvConfig, PruningEnv
 from neon.legacy import read_checkpoint, read_legacy_data
-from neon.networks import Architecture, Row, build_network, load_network, parse_network, save_network
+from neon.networks import Architecture, Layer, build_network, load_network, parse_network, save_network
 from neon.runs import RunConfig, open_run
 
 
@@ -40,7 +40,7 @@ def csv(folder: Path, X: pd.DataFrame, y) -> Path:
     return folder/"mine.csv"
 
 
-def small(n_inputs: int = 4, n_outputs: int = 3): return build_network(Architecture(n_inputs, (Row(5), Row(n_outputs, "identity"))))
+def small(n_inputs: int = 4, n_outputs: int = 3): return build_network(Architecture(n_inputs, (Layer(5), Layer(n_outputs, "identity"))))
 
 
 def saved(folder: Path, change=lambda path: None) -> Path:
@@ -93,7 +93,7 @@ BAD = {
     # Networks
     "inputs that do not fit": (lambda p: PruningEnv([small(5)], prepare("iris")), "network 0 takes 5 inputs, but iris has 4 features"),
     "outputs that do not fit": (lambda p: PruningEnv([small(4, 2)], prepare("iris")), "network 0 has 2 outputs, but iris has 3 classes"),
-    "nothing to compress": (lambda p: PruningEnv([build_network(Architecture(4, (Row(3, "identity"),)))], prepare("iris")),
+    "nothing to compress": (lambda p: PruningEnv([build_network(Architecture(4, (Layer(3, "identity"),)))], prepare("iris")),
                             "network 0 has no hidden layer to compress"),
     "a layer that is not dense": (lambda p: parse_network(nn.Sequential(nn.Conv1d(1, 1, 3), nn.ReLU(), nn.Linear(4, 2))),
                                   "layer '0' .Conv1d. is not a dense layer, norm or activation"),
@@ -188,7 +188,7 @@ def full_disk(limit: int = 2000):
 
 
 WRITERS = {
-    "network.safetensors": lambda path: save_network(build_network(Architecture(4, (Row(300), Row(3, "identity")))), path),
+    "network.safetensors": lambda path: save_network(build_network(Architecture(4, (Layer(300), Layer(3, "identity")))), path),
     "agent.safetensors": lambda path: save_agent(Agent(5), path),
     "results.csv": lambda path: write_csv(path, pd.DataFrame({"a": np.arange(5000)})),
     "config.json": lambda path: write_json(path, {"a": list(range(5000))}),

@@ -20,7 +20,7 @@ from neon.baselines import (
 from neon.core import NeonError, TrainingConfig, torch_generator
 from neon.data import load_dataset, prepare
 from neon.guard import paired_drop, walk
-from neon.networks import Architecture, Row, build_network
+from neon.networks import Architecture, Layer, build_network
 from neon.surgery import fold_norms, keep_width, slice_units
 from neon.training import predict, train_networks
 
@@ -39,10 +39,10 @@ def wine():
 
 @pytest.fixture(scope="module")
 def network(wine):
-    rows = (Row(24), Row(12, "tanh", ("batchnorm",)), Row(3, "identity", ("dropout",)))
-    fresh = build_network(Architecture(13, rows), torch_generator(0, "weights"))
-    rows = wine.X_train, wine.y_train, wine.X_validation, wine.y_validation
-    return train_networks([fresh], *rows, TrainingConfig(40, 8, 4e-3), 0)[0].network
+    layers = (Layer(24), Layer(12, "tanh", ("batchnorm",)), Layer(3, "identity", ("dropout",)))
+    fresh = build_network(Architecture(13, layers), torch_generator(0, "weights"))
+    layers = wine.X_train, wine.y_train, wine.X_validation, wine.y_validation
+    return train_networks([fresh], *layers, TrainingConfig(40, 8, 4e-3), 0)[0].network
 
 
 def first(name, network, data, target=QUICK, n=FIRST):
@@ -132,8 +132,8 @@ def test_schedules_use_the_published_menu(wine, network):
 
 
 def test_networks_that_end_in_a_softmax_get_one_back(wine):
-    rows = (Row(8), Row(3, "softmax"))
-    network = build_network(Architecture(13, rows), torch_generator(0, "weights"))
+    layers = (Layer(8), Layer(3, "softmax"))
+    network = build_network(Architecture(13, layers), torch_generator(0, "weights"))
     data = replace(wine, protocol="paper")
     for name in ("logistic", "l1_oneshot", "scratch1", "fixed"):
         found = choose(first(name, network, data, n=1), network, data, [Target(budget=100.0, prior=None, epochs=1)])[0]
@@ -146,7 +146,7 @@ def test_zeros_stay_zero_and_idle_units_go(wine, network):
     offers = first("unstructured", network, wine, n=6)
     weights = network.architecture.macs
     for offer, share in zip(offers, (0.5, 0.8, 0.9, 0.95, 0.98, 0.99), strict=True):
-        kept = sum(int((row.linear.weight != 0).sum()) for row in offer.network.rows)
+        kept = sum(int((layer.linear.weight != 0).sum()) for layer in offer.network.layers)
         assert kept <= round((1 - share)*weights) and offer.size < offer.network.architecture.n_params + 1
     bare = without_idle(without_smallest(network, 1))
     assert bare.architecture.hidden_widths == (1, 1)
@@ -156,4 +156,4 @@ def test_zeros_stay_zero_and_idle_units_go(wine, network):
 def test_mistakes_are_named(wine, network):
     with pytest.raises(NeonError, match="the nearest is 'least_squares'"): get_baseline("least_square")
     with pytest.raises(NeonError, match="there is a baseline 'logistic' already"): register(replace(BASELINES["logistic"], label="Other"))
-    with pytest.raises(NeonError, match="takes 5 inputs"): get_baseline("majority")(build_network(Architecture(5, (Row(4), Row(3)))), wine)
+    with pytest.raises(NeonError, match="takes 5 inputs"): get_baseline("majority")(build_network(Architecture(5, (Layer(4), Layer(3)))), wine)

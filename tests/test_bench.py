@@ -14,7 +14,7 @@ from benchmarks.common import COLUMNS, SEED, Options
 from neon.core import NeonError, TrainingConfig, generator
 from neon.ecomp import Parent, Scores
 from neon.environment import Cut, EnvConfig, make_cuts, start_state
-from neon.networks import Architecture, Row, build_network
+from neon.networks import Architecture, Layer, build_network
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def data():
 
 @pytest.fixture
 def network(data, seed):
-    rows = (Row(12), Row(9, before=("batchnorm",)), Row(data.n_classes, "identity"))
-    return build_network(Architecture(data.n_features, rows), torch.Generator().manual_seed(0)).eval()
+    layers = (Layer(12), Layer(9, before=("batchnorm",)), Layer(data.n_classes, "identity"))
+    return build_network(Architecture(data.n_features, layers), torch.Generator().manual_seed(0)).eval()
 
 
 def equal(a, b):
@@ -44,8 +44,8 @@ def test_naive_step_trains_only_the_new_rows_and_repeats_itself(data, network):
     cut, config = Cut(start_state(network, data, EnvConfig()), 1, 5, (0,)), TrainingConfig(epochs=3, batch_size=16, patience=2)
     start, (first, second) = naive.start(cut, SEED), (naive.step(cut, data, SEED, config) for _ in range(2))
     assert equal(first, second) and not first.training
-    assert torch.equal(first.rows[0].linear.weight, network.rows[0].linear.weight)
-    assert all(not torch.equal(first.rows[r].linear.weight, start.rows[r].linear.weight) for r in (1, 2))
+    assert torch.equal(first.layers[0].linear.weight, network.layers[0].linear.weight)
+    assert all(not torch.equal(first.layers[r].linear.weight, start.layers[r].linear.weight) for r in (1, 2))
 
 
 def test_naive_training_keeps_the_best_weights_or_the_last(data, network):
@@ -92,7 +92,7 @@ def test_every_variant_takes_every_step(data, network, monkeypatch):
 
 def test_base_networks_are_all_trained_once(data):
     shapes = [(8,), (9,), (300, 300), (5, 4)]
-    networks = [build_network(Architecture(13, (*(Row(w) for w in widths), Row(3, "identity")))) for widths in shapes]
+    networks = [build_network(Architecture(13, (*(Layer(w) for w in widths), Layer(3, "identity")))) for widths in shapes]
     seconds, accuracy = base.compare(networks, data, TrainingConfig(2, 16, patience=1), TrainingConfig(2, 32, patience=1))
     assert seconds.shape == accuracy.shape == (2, 4) and (seconds > 0).all() and (accuracy > 0).all()
     assert base.shares(networks, [0, 1, 3]).sum() == pytest.approx(1)
@@ -134,7 +134,7 @@ def test_growth_finds_the_exponent():
 
 
 def test_operations_are_those_of_the_matrix_products():
-    architecture = Architecture(5, (Row(7), Row(3, "identity")))
+    architecture = Architecture(5, (Layer(7), Layer(3, "identity")))
     forward, weights, inputs = 2*(5*7 + 7*3), 2*(5*7 + 7*3), 2*7*3
     assert gemm.operations_per_row(architecture) == forward + weights + inputs
     rows = gemm.measure((32,), (16,), (8,), 64, 1)
@@ -149,7 +149,7 @@ def test_a_generation_of_ecomp_is_the_same_in_both_ways(data, monkeypatch):
 
 
 def test_the_check_of_ecomp_finds_a_difference(data):
-    parent = Parent(build_network(Architecture(data.n_features, (Row(9), Row(9), Row(3, "identity")))))
+    parent = Parent(build_network(Architecture(data.n_features, (Layer(9), Layer(9), Layer(3, "identity")))))
     scores = Scores(*(np.zeros(2) for _ in range(4)))
     children = [parent.individual]*2
     others = [ecomp.sequential(parent, child) for child in children]

@@ -12,7 +12,7 @@ from sklearn.datasets import load_diabetes, load_iris
 
 from neon.cli import main
 from neon.core import TrainingConfig, torch_generator
-from neon.networks import Architecture, Row, build_network, load_network, save_network
+from neon.networks import Architecture, Layer, build_network, load_network, save_network
 from neon.training import AnnealConfig, anneal, predict, train_networks
 
 COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())", "compress"]
@@ -35,7 +35,7 @@ def flowers(tmp_path_factory):
     table[300:].to_csv(folder/"unseen.csv", index=False)
     x = torch.tensor(table[columns].to_numpy(), dtype=torch.float32)
     y = torch.tensor(table.species.map(list(data.target_names).index).to_numpy())
-    network = build_network(Architecture(4, (Row(50), Row(30), Row(3, "identity"))), torch_generator(0, "weights"))
+    network = build_network(Architecture(4, (Layer(50), Layer(30), Layer(3, "identity"))), torch_generator(0, "weights"))
     trained = train_networks([network], x[:300], y[:300], x[:300], y[:300], TrainingConfig(60, 64, 5e-3), 0)[0].network
     save_network(trained, folder/"net", classes=data.target_names.tolist())
     return folder
@@ -90,8 +90,8 @@ def test_a_regression(tmp_path):
     X, y = load_diabetes(return_X_y=True)
     pd.DataFrame(X).add_prefix("f").assign(progress=y).to_csv(tmp_path/"table.csv", index=False)
     x, values = torch.tensor(X, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)[:, None]
-    network = build_network(Architecture(10, (Row(40, "tanh"), Row(1, "identity"))), torch_generator(0, "weights"))
-    with torch.no_grad(): network.rows[0].linear.weight *= 20; network.rows[1].linear.bias += values.mean()
+    network = build_network(Architecture(10, (Layer(40, "tanh"), Layer(1, "identity"))), torch_generator(0, "weights"))
+    with torch.no_grad(): network.layers[0].linear.weight *= 20; network.layers[1].linear.bias += values.mean()
     trained = anneal([network], x, values, AnnealConfig(400, 64, 0.1, loss="squared"), 0)[0]
     save_network(trained, tmp_path/"net")
     done = neon_compress(tmp_path/"net.safetensors", tmp_path/"table.csv", "--budget", 5, "--effort", 0.3, "--output", tmp_path/"out")

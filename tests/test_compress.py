@@ -10,7 +10,7 @@ from torch import nn
 from neon.compress import CompressConfig, compress, compress_rows, hold_out, plain_cuts
 from neon.core import NeonError, torch_generator
 from neon.guard import METRICS, Guard, paired_drop
-from neon.networks import Architecture, Row, build_network, load_network
+from neon.networks import Architecture, Layer, build_network, load_network
 from neon.search import SearchConfig
 from neon.surgery import fold_norms
 from neon.training import AnnealConfig, anneal, predict
@@ -25,7 +25,7 @@ def task():
     x, y = torch.tensor((X - X.mean(0))/X.std(0)).float(), torch.tensor(y)
     order = torch.randperm(len(x), generator=torch_generator(0, "rows"))
     x, y = x[order], y[order]
-    wide = Architecture(30, (Row(60), Row(40, before=("batchnorm",)), Row(20), Row(2, "identity")))
+    wide = Architecture(30, (Layer(60), Layer(40, before=("batchnorm",)), Layer(20), Layer(2, "identity")))
     network, = anneal([build_network(wide)], x[:250], y[:250], AnnealConfig(150, 64, 3e-3))
     return network, (x[:250], y[:250]), (x[250:450], y[250:450]), (x[450:], y[450:])
 
@@ -117,12 +117,12 @@ def test_features_as_they_come_and_labels_of_any_kind():
     names = np.array(["malignant", "benign"])[y]
     x = torch.tensor(X).float()
     scaled = (x - x.mean(0))/x.std(0)
-    start = build_network(Architecture(30, (Row(40), Row(2, "identity"))))
+    start = build_network(Architecture(30, (Layer(40), Layer(2, "identity"))))
     inner, = anneal([start], scaled[:300], torch.tensor(1 - y[:300]), AnnealConfig(150, 64, 5e-3))
     raw = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 2))
     with torch.no_grad():
-        W, last = inner.rows[0].linear.weight/x.std(0), inner.rows[1].linear
-        values = W, inner.rows[0].linear.bias - W @ x.mean(0), last.weight, last.bias
+        W, last = inner.layers[0].linear.weight/x.std(0), inner.layers[1].linear
+        values = W, inner.layers[0].linear.bias - W @ x.mean(0), last.weight, last.bias
         for target, value in zip(raw.parameters(), values, strict=True): target.copy_(value)
     result = compress(raw, X[:300], names[:300], budget=3, validation=(X[300:], names[300:]), classes=["benign", "malignant"],
                       search=HURRY, agent=None)
@@ -149,5 +149,5 @@ def test_plain_cuts_get_smaller_and_stay_close(task):
 
 def test_a_network_without_hidden_layers(task):
     _, (x, y), validation, _ = task
-    linear, = anneal([build_network(Architecture(30, (Row(2, "identity"),)))], x, y, AnnealConfig(100, 64))
+    linear, = anneal([build_network(Architecture(30, (Layer(2, "identity"),)))], x, y, AnnealConfig(100, 64))
     assert compress(linear, x, y, budget=2, validation=validation, search=HURRY, agent=None).compression_ratio >= 1

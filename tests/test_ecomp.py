@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from neon.ecomp import Individual, Parent, fitness, l1_population, recombine_blocks, score_population, selection_probabilities
-from neon.networks import Architecture, Row, build_network
+from neon.networks import Architecture, Layer, build_network
 from neon.similarity import SimilarityLoss
 
 ROWS = ("layer_1_linear", "layer_2_linear", "output")
@@ -20,18 +20,18 @@ def recorded(root):
 
 
 def individual(arrays: dict, prefix: str) -> Individual:
-    weights, biases = ([torch.from_numpy(arrays[f"{prefix}.{row}.{part}"]) for row in ROWS] for part in ("weight", "bias"))
+    weights, biases = ([torch.from_numpy(arrays[f"{prefix}.{layer}.{part}"]) for layer in ROWS] for part in ("weight", "bias"))
     return Individual(tuple(weights), tuple(biases), tuple(torch.arange(len(b)) for b in biases[:-1]))
 
 
 @pytest.fixture(scope="module")
 def small_population(recorded):
     arrays = recorded["ecomp_fitness"]
-    base, network = individual(arrays, "base"), build_network(Architecture(20, (Row(16), Row(16), Row(4, "identity"))))
+    base, network = individual(arrays, "base"), build_network(Architecture(20, (Layer(16), Layer(16), Layer(4, "identity"))))
     with torch.no_grad():
-        for row, W, b in zip(network.rows, base.weights, base.biases, strict=True):
-            row.linear.weight.copy_(W)
-            row.linear.bias.copy_(b)
+        for layer, W, b in zip(network.layers, base.weights, base.biases, strict=True):
+            layer.linear.weight.copy_(W)
+            layer.linear.bias.copy_(b)
     parent = Parent(network)
     return arrays, parent, l1_population(parent, len(arrays["rates"]), 0.15, 0.8)
 

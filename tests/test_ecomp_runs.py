@@ -26,7 +26,7 @@ from neon.ecomp_runs import (
     train_parent,
     weightings_table,
 )
-from neon.networks import Architecture, Row, build_network, load_network, save_network
+from neon.networks import Architecture, Layer, build_network, load_network, save_network
 from neon.training import evaluate
 
 SMALL = EcompConfig("digits", hidden=(24, 16), parent_epochs=15, pop_size=8, generations=6)
@@ -134,7 +134,7 @@ def test_files_that_are_no_json(root, tmp_path):
 
 def test_names_of_layers():
     config = EcompConfig(hidden=(30, 20, 10), emb_layers=("layer_3_act", "layer_1_act"), recombination_layers=("output", "layer_2_linear"))
-    assert config.evolution().compared_rows == (0, 2) and config.evolution().mixed_rows == (1, 3)
+    assert config.evolution().compared_layers == (0, 2) and config.evolution().mixed_layers == (1, 3)
     assert EcompConfig(hidden=(30,)).layers() == (("layer_1_act",), ("layer_1_linear", "output"))
     for wrong, message in [({"emb_layers": ("layer_3_act",)}, "no layer 'layer_3_act'; there are layer_1_act, layer_2_act"),
                            ({"emb_layers": ("output",)}, "no layer 'output'"), ({"emb_layers": ()}, "names at least one layer"),
@@ -241,7 +241,7 @@ def test_saving_can_be_switched_off(begun, data):
 # Parents
 
 def test_any_saved_network_may_be_the_parent(begun, data, tmp_path):
-    network = build_network(Architecture(64, (Row(20, "tanh", ("batchnorm",)), Row(12), Row(8), Row(10, "softmax"))))
+    network = build_network(Architecture(64, (Layer(20, "tanh", ("batchnorm",)), Layer(12), Layer(8), Layer(10, "softmax"))))
     save_network(network, tmp_path/"deep")
     deep = SMALL.replace(hidden=(20, 12, 8))
     options = {"workers": 1, "data": data, "progress": False}
@@ -251,7 +251,7 @@ def test_any_saved_network_may_be_the_parent(begun, data, tmp_path):
     with pytest.raises(NeonError, match="holds runs of another parent"):
         run_experiment(deep, "021", 1, tmp_path/"deep run", retrain=True, **options)
     with pytest.raises(NeonError, match="is a 5-3-2 network, but digits has 64 features and 10 classes"):
-        save_network(build_network(Architecture(5, (Row(3), Row(2, "identity")))), tmp_path/"other")
+        save_network(build_network(Architecture(5, (Layer(3), Layer(2, "identity")))), tmp_path/"other")
         train_parent(SMALL, data, begun, tmp_path/"other")
     with pytest.raises(NeonError, match=r"has the hidden widths \(20, 12, 8\), the settings say \(24, 16\)"):
         train_parent(SMALL, data, begun, tmp_path/"deep")

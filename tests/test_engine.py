@@ -28,7 +28,7 @@ from neon.agent import (
 from neon.core import TrainingConfig, flush_denormals, generator, torch_generator
 from neon.data import as_dataset, prepare
 from neon.environment import MAX_PASSES, PUBLISHED_MENU, WIDE_MENU, EnvConfig, Memo, PruningEnv, PruningVectorEnv, Table
-from neon.networks import Architecture, DenseNetwork, Row, build_network
+from neon.networks import Architecture, DenseNetwork, Layer, build_network
 from neon.surgery import IMPORTANCES, RIDGES, get_importance, keep_width, refit_units, ridge_refit, slice_units
 from neon.training import (
     Prefix,
@@ -42,7 +42,7 @@ from neon.training import (
     predict,
     stack_losses,
     train_networks,
-    train_rows,
+    train_layers,
     train_stack,
 )
 
@@ -118,7 +118,7 @@ def doubled(data):
 
 def network_of(*widths: int, before: tuple = ()) -> DenseNetwork:
     "Three inputs, two classes."
-    return build_network(Architecture(3, (*(Row(w, before=before) for w in widths), Row(2, "identity"))), torch_generator(0, *widths))
+    return build_network(Architecture(3, (*(Layer(w, before=before) for w in widths), Layer(2, "identity"))), torch_generator(0, *widths))
 
 
 def trained_on(data, *networks: DenseNetwork) -> list[DenseNetwork]:
@@ -145,7 +145,7 @@ def test_a_stack_trains_each_network_as_if_it_were_alone(shapes, config, learnin
 
     def trained(*chosen):
         pick = lambda values: [values[i] for i in chosen]
-        return train_rows(pick(networks), pick(train), y, pick(validation), y_validation, config, 0,
+        return train_layers(pick(networks), pick(train), y, pick(validation), y_validation, config, 0,
                           [f"net {i}" for i in chosen], pick(first), learning, keep_start)
     together, alone = trained(*range(len(networks))), [trained(i)[0] for i in range(len(networks))]
     assume(not any(nearly_tied(r.losses) for r in alone))
@@ -155,17 +155,17 @@ def test_a_stack_trains_each_network_as_if_it_were_alone(shapes, config, learnin
         assert alike(a.network, b.network, 1e-5)
         assert b.validation_loss == (b.losses[-1] if config.patience is None else min(b.losses))
         assert b.validation_accuracy == evaluate(b.network, validation[0].outputs[0], y_validation)
-        learns = range(f, len(network.rows) if learning is None else f + learning)
-        for r, (new, old) in enumerate(zip(b.network.rows, network.rows, strict=True)): assert (new is old) == (r not in learns)
+        learns = range(f, len(network.layers) if learning is None else f + learning)
+        for r, (new, old) in enumerate(zip(b.network.layers, network.layers, strict=True)): assert (new is old) == (r not in learns)
     assert all(same(a, b) for a, b in zip(originals, networks, strict=True)), "training changed a network that was given to it"
 
 
 def assert_nothing_outside(stack: Stack, widths: list[tuple[int, ...]]) -> None:
     "Weights, gradients and the statistics of batch norms are 0 outside the networks; `widths` begin with the input of the first row."
-    for r, row in enumerate(stack.rows):
+    for r, layer in enumerate(stack.layers):
         for b, w in enumerate(widths):
-            tensors = [(row.weight, w[r:r + 2]), (row.bias, (1, w[r + 1]))]
-            for norm, width in ((row.before, w[r]), (row.after, w[r + 1])):
+            tensors = [(layer.weight, w[r:r + 2]), (layer.bias, (1, w[r + 1]))]
+            for norm, width in ((layer.before, w[r]), (layer.after, w[r + 1])):
                 tensors += [(getattr(norm, name), (width,)) for name in ("weight", "bias", "mean", "var") if hasattr(norm, name)]
             for tensor, own in tensors:
                 for values in (tensor.data, tensor.grad):
@@ -174,8 +174,8 @@ def assert_nothing_outside(stack: Stack, widths: list[tuple[int, ...]]) -> None:
 
 def outputs_of_rows(stack: Stack, x: torch.Tensor, learning: int, rngs, widths: list[tuple[int, ...]]) -> torch.Tensor:
     "The stack's output, after making sure that units which are none put out 0 in every row."
-    for r, row in enumerate(stack.rows):
-        x = row(x, r < learning, rngs)
+    for r, layer in enumerate(stack.layers):
+        x = layer(x, r < learning, rngs)
         for b, w in enumerate(widths): assert (x[b, :, w[r + 1]:] == 0).all()
     return x
 
@@ -190,7 +190,7 @@ def test_padding_stays_empty(shapes, stay, learning):
     x = _pad([Prefix(n, normal(0, 9, n.architecture.n_inputs)).input_of(f) for n, f in zip(networks, first, strict=True)])
     y = classes(1, 9, 2)
     stack = Stack(networks, first)
-    for row in stack.rows[learning:]: row.requires_grad_(False)
+    for layer in stack.layers[learning:]: layer.requires_grad_(False)
     optimiser, average, rngs = _adam(stack, 0.05), _Average(stack, 2.0), [torch_generator(0, i) for i in range(len(shapes))]
     keep = sorted(i for i in stay if i < len(shapes)) or [0]
     for part in (list(range(len(shapes))), keep):
@@ -232,14 +232,14 @@ def trained_in_full(network, x, y, x_validation, y_validation, config, seed, nam
     "The loop everybody knows: the whole network forward and backward, all rows but those that learn frozen and in evaluation mode."
     network, order, dropout = copy.deepcopy(network), torch_generator(seed, "batches"), torch_generator(seed, "dropout", name)
     network.eval().requires_grad_(False)
-    learns = list(network.rows)[first:None if learning is None else first + learning]
-    for row in learns:
-        row.requires_grad_(True)
+    learns = list(network.layers)[first:None if learning is None else first + learning]
+    for layer in learns:
+        layer.requires_grad_(True)
         for place in ("before", "after"):
-            setattr(row, place, nn.Sequential(*(_Dropout(m.p, dropout) if isinstance(m, nn.Dropout) else m for m in getattr(row, place))))
+            setattr(layer, place, nn.Sequential(*(_Dropout(m.p, dropout) if isinstance(m, nn.Dropout) else m for m in getattr(layer, place))))
     optimiser, best, losses = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], config.learning_rate), None, []
     for _ in range(config.epochs):
-        for row in learns: row.train()
+        for layer in learns: layer.train()
         for rows in torch.randperm(len(x), generator=order).split(config.batch_size):
             optimiser.zero_grad()
             F.cross_entropy(network(x[rows]), y[rows]).backward()
@@ -258,7 +258,7 @@ def test_training_on_cached_prefixes_is_training_of_the_whole_network(shapes, pa
     config, networks = TrainingConfig(5, 8, 0.03, patience), [build(a, i) for i, a in enumerate(shapes)]
     (x, x_validation), y, y_validation = (normal(n, n, shapes[0].n_inputs) for n in (24, 15)), classes(2, 24, 2), classes(3, 15, 2)
     train, validation = ([Prefix(n, data) for n in networks] for data in (x, x_validation))
-    results = train_rows(networks, train, y, validation, y_validation, config, 0, range(len(networks)), first, learning)
+    results = train_layers(networks, train, y, validation, y_validation, config, 0, range(len(networks)), first, learning)
     for i, (network, f, result) in enumerate(zip(networks, first, results, strict=True)):
         losses, expected = trained_in_full(network, x, y, x_validation, y_validation, config, 0, i, f, learning)
         if nearly_tied(losses): continue
@@ -295,21 +295,21 @@ def test_refit_is_least_squares(width, data, wide, bias):
 @given(hidden_rows(), st.data(), st.sampled_from([6, 60]))
 def test_a_refitted_network_tells_its_next_layer_what_least_squares_would(shape, data, n):
     "Any norms around the layers: what is solved is what the linear layer receives, and what it puts out before any norm."
-    (architecture, row), network = shape, build(shape[0])
-    width = architecture.hidden_widths[row]
+    (architecture, layer), network = shape, build(shape[0])
+    width = architecture.hidden_widths[layer]
     units = torch.tensor(sorted(data.draw(st.sets(st.integers(0, width - 1), min_size=1))))
-    H = Prefix(network, normal(0, n, architecture.n_inputs)).input_of(row + 1) + normal(1, n, width)
+    H = Prefix(network, normal(0, n, architecture.n_inputs)).input_of(layer + 1) + normal(1, n, width)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(surgery, "ridge_refit", functools.partial(ridge_refit, ridges=[1e-11 if n < len(units) else 1e-14]))
-        narrow = refit_units(network, row, units, H, H)
-    there, new = network.rows[row + 1], narrow.rows[row + 1]
+        narrow = refit_units(network, layer, units, H, H)
+    there, new = network.layers[layer + 1], narrow.layers[layer + 1]
     with torch.no_grad():
         seen, target, fitted = there.before(H), there.linear(there.before(H)), new.linear(new.before(H[:, units]))
         V, level = least_squares(seen[:, units].numpy(), target.numpy(), there.linear.bias is not None)
     assert np.allclose(fitted, seen[:, units].numpy() @ V.T + level, rtol=1e-5, atol=1e-5)
-    sliced = slice_units(network, row, units)
-    expected, left = weights(sliced), {f"rows.{row + 1}.linear.weight", f"rows.{row + 1}.linear.bias"}
-    assert narrow.architecture == sliced.architecture == architecture.with_width(row, len(units))
+    sliced = slice_units(network, layer, units)
+    expected, left = weights(sliced), {f"layers.{layer + 1}.linear.weight", f"layers.{layer + 1}.linear.bias"}
+    assert narrow.architecture == sliced.architecture == architecture.with_width(layer, len(units))
     assert all(torch.equal(value, expected[name]) for name, value in weights(narrow).items() if name not in left), "more than V was changed"
 
 
@@ -351,11 +351,11 @@ def test_the_ridge_is_the_best_on_validation_rows(dtype):
 @given(hidden_rows(), st.sampled_from([4, 30]))
 def test_refit_that_keeps_all_units_keeps_the_function(shape, n):
     "Up to what the smallest ridge r may cost: the squares of the errors sum to at most r/4 times those of an output's weights."
-    (architecture, row), network = shape, build(shape[0])
-    x, width = normal(0, n, architecture.n_inputs), architecture.hidden_widths[row]
-    H = Prefix(network, x).input_of(row + 1)
-    kept = refit_units(network, row, torch.arange(width), H, H)
-    there, new = network.rows[row + 1], kept.rows[row + 1]
+    (architecture, layer), network = shape, build(shape[0])
+    x, width = normal(0, n, architecture.n_inputs), architecture.hidden_widths[layer]
+    H = Prefix(network, x).input_of(layer + 1)
+    kept = refit_units(network, layer, torch.arange(width), H, H)
+    there, new = network.layers[layer + 1], kept.layers[layer + 1]
     with torch.no_grad():
         seen, error = there.before(H), there.linear(there.before(H)) - new.linear(new.before(H))
         mean = seen.mean(0) if there.linear.bias is not None else 0
@@ -369,14 +369,14 @@ def test_refit_that_keeps_all_units_keeps_the_function(shape, n):
 @quick
 @given(hidden_rows(), st.sampled_from(sorted(IMPORTANCES)), st.integers(0, 9))
 def test_importances_are_finite_belong_to_units_and_need_no_double_precision(shape, name, seed):
-    (architecture, row), network, importance = shape, build(shape[0], seed), get_importance(name)
-    x, y, width = normal(seed, 40, architecture.n_inputs), classes(seed, 40, architecture.n_outputs), architecture.hidden_widths[row]
-    H = Prefix(network, x).input_of(row + 1)
-    values = importance(network, row, H, y)
+    (architecture, layer), network, importance = shape, build(shape[0], seed), get_importance(name)
+    x, y, width = normal(seed, 40, architecture.n_inputs), classes(seed, 40, architecture.n_outputs), architecture.hidden_widths[layer]
+    H = Prefix(network, x).input_of(layer + 1)
+    values = importance(network, layer, H, y)
     assert values.shape == (width,) and values.isfinite().all() and (values >= 0).all() and not values.requires_grad
     order = torch.from_numpy(np.random.default_rng(seed).permutation(width))
-    assert close(importance(slice_units(network, row, order), row, H[:, order], y), values[order])
-    coarse = importance(copy.deepcopy(network).float(), row, H.float(), y)
+    assert close(importance(slice_units(network, layer, order), layer, H[:, order], y), values[order])
+    coarse = importance(copy.deepcopy(network).float(), layer, H.float(), y)
     assert torch.allclose(coarse.double(), values, rtol=1e-4, atol=1e-4*max(1e-3, float(values.max())))
 
 
@@ -385,7 +385,7 @@ def test_importances_are_finite_belong_to_units_and_need_no_double_precision(sha
 @pytest.mark.parametrize("average, patience, learning", [(0, None, None), (0, 2, 1), (1, 2, None), (1, 1, 2)])
 def test_bfloat16_is_for_products_only(average, patience, learning):
     "What is reported are single-precision figures of the network that is returned."
-    shapes = [Architecture(5, (Row(w, "tanh", before, dropout=0.2), Row(6), Row(3, "identity"))) for w, before in
+    shapes = [Architecture(5, (Layer(w, "tanh", before, dropout=0.2), Layer(6), Layer(3, "identity"))) for w, before in
               ((12, ()), (7, ("batchnorm",)), (9, ("dropout",)))]
     networks = [build_network(a, torch_generator(0, i)) for i, a in enumerate(shapes)]
     x, y, x_validation, y_validation = normal(0, 90, 5), classes(1, 90, 3), normal(2, 50, 5), classes(3, 50, 3)
@@ -499,7 +499,7 @@ def test_several_in_step_are_several_alone(noise, networks, recovery, new_layers
     several, single = PruningVectorEnv(doubles, data, rules, 3, autoreset_mode=AutoresetMode.DISABLED), PruningEnv(doubles, data, rules, 3)
     several.reset(options={"networks": range(4)})
     actions, together = generator(0, "actions").integers(0, 5, (4, 4)), []
-    for row in actions: together.append((*several.step(row), [e.state.network for e in several.episodes]))
+    for layer in actions: together.append((*several.step(layer), [e.state.network for e in several.episodes]))
     for b in range(4):
         single.reset(options={"network": b})
         for t, (observations, rewards, terminated, truncated, infos, reached) in enumerate(together):
@@ -546,7 +546,7 @@ def test_an_episode_that_has_ended_begins_anew_or_rests(noise, networks):
     second = env.step(np.full(4, 2))                                       # the action of the fourth is ignored: it begins anew
     fresh, info = env.episodes[3], {name: value[3] for name, value in second[4].items()}
     assert second[2].tolist() == [True, True, True, False] and second[1][3] == 0 and fresh.original is fresh.state
-    assert info["row"] == info["sweep"] == 0 and info["parameters"] == info["parameters_before"] and info["network"] == fresh.index
+    assert info["layer"] == info["sweep"] == 0 and info["parameters"] == info["parameters_before"] and info["network"] == fresh.index
     assert all(np.array_equal(second[0][name][3], value) for name, value in fresh.observation().items())
 
     env = PruningVectorEnv(networks, noise, rules, autoreset_mode=AutoresetMode.DISABLED)
@@ -572,7 +572,7 @@ def test_no_policy_that_chooses_takes_an_action_that_is_not_offered(noise):
     for group, policy in enumerate(policies):
         for trajectory in rollout_together(table, range(4), policy, [generator(group, "policy", b) for b in range(4)]):
             for before, action, after in zip(trajectory.infos, trajectory.actions, trajectory.infos[1:], strict=False):
-                mask, width = before["action_mask"], before["widths"][before["row"] + 1]
+                mask, width = before["action_mask"], before["widths"][before["layer"] + 1]
                 assert mask[action] == 1 and mask[0] == 1 and len(mask) == len(menu)
                 assert all(keep_width(width, keep) < width for keep, offered in zip(menu[1:], mask[1:], strict=True) if offered)
                 assert all(keep_width(width, keep) == width for keep, offered in zip(menu, mask, strict=True) if not offered)
@@ -632,7 +632,7 @@ def iris(): return prepare("iris", "strict", seed=0)
 
 @pytest.fixture(scope="module")
 def three() -> list[DenseNetwork]:
-    shapes = [Architecture(4, (Row(a), Row(b), Row(3, "identity"))) for a, b in ((14, 9), (11, 13), (12, 10))]
+    shapes = [Architecture(4, (Layer(a), Layer(b), Layer(3, "identity"))) for a, b in ((14, 9), (11, 13), (12, 10))]
     return [build_network(shape, torch_generator(0, i)) for i, shape in enumerate(shapes)]
 
 

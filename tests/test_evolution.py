@@ -21,7 +21,7 @@ from neon.ecomp import (
     uniform_share,
 )
 from neon.evolution import PRESETS, EvolutionConfig, Ground, evolve, get_preset
-from neon.networks import Architecture, DenseNetwork, Row, build_network
+from neon.networks import Architecture, DenseNetwork, Layer, build_network
 from neon.operators import (
     Teacher,
     crowding_distance,
@@ -29,7 +29,7 @@ from neon.operators import (
     pareto_ranks,
     recombine_aligned,
     survivors,
-    with_linear_rows,
+    with_linear_layers,
     with_origins,
 )
 from neon.training import predict
@@ -42,10 +42,10 @@ NORMS = st.sampled_from([(), (), ("batchnorm",), ("dropout",), ("batchnorm", "dr
 @st.composite
 def parents(draw) -> DenseNetwork:
     "A network of 1 to 4 hidden rows of any widths, whose batch norms have seen something."
-    hidden = [Row(draw(st.integers(1, 12)), draw(st.sampled_from(["relu", "tanh", "sigmoid"])), draw(NORMS), draw(NORMS),
+    hidden = [Layer(draw(st.integers(1, 12)), draw(st.sampled_from(["relu", "tanh", "sigmoid"])), draw(NORMS), draw(NORMS),
                   bias=draw(st.booleans())) for _ in range(draw(st.integers(1, 4)))]
-    rows = (*hidden, Row(draw(st.integers(1, 4)), draw(st.sampled_from(["identity", "softmax"]))))
-    network = build_network(Architecture(draw(st.integers(1, 6)), rows), torch_generator(draw(seeds), "weights"))
+    layers = (*hidden, Layer(draw(st.integers(1, 4)), draw(st.sampled_from(["identity", "softmax"]))))
+    network = build_network(Architecture(draw(st.integers(1, 6)), layers), torch_generator(draw(seeds), "weights"))
     rng = torch_generator(0, "norms")
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d):
@@ -90,7 +90,7 @@ def test_the_parent_and_its_prunings_are_networks(network, seed):
     parent = Parent(network)
     x, child = rows_for(parent), pruned(parent, generator(seed, "units"))
     scores = parent.run(parent.individual, x)[-1]
-    softmax = network.architecture.rows[-1].activation == "softmax"
+    softmax = network.architecture.layers[-1].activation == "softmax"
     torch.testing.assert_close(scores.softmax(1) if softmax else scores, predict(network, x), rtol=1e-4, atol=1e-5)
     outputs, small = parent.run(child, x)[-1], parent.to_network(child)
     torch.testing.assert_close(outputs.softmax(1) if softmax else outputs, predict(small, x), rtol=1e-4, atol=1e-5)
@@ -110,7 +110,7 @@ def test_prunings_have_sizes_from_0_to_1(network, seed):
 @few
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12), seeds)
 def test_even_cuts_of_a_balanced_parent_have_the_published_size(depth, width, kept, seed):
-    parent = Parent(build_network(Architecture(5, (*(Row(width) for _ in range(depth)), Row(3, "identity"))), torch_generator(seed)))
+    parent = Parent(build_network(Architecture(5, (*(Layer(width) for _ in range(depth)), Layer(3, "identity"))), torch_generator(seed)))
     kept = min(kept, width)
     child = keep_units(parent.individual, [torch.arange(kept)]*depth)
     assert kept_width(parent, child) == pytest.approx(kept/width, rel=1e-9)
@@ -119,7 +119,7 @@ def test_even_cuts_of_a_balanced_parent_have_the_published_size(depth, width, ke
 @few
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 10), st.integers(1, 6), st.integers(1, 4))
 def test_uniform_share_inverts_the_count_of_parameters(tens, tenths, n_inputs, n_outputs):
-    at = lambda share: Architecture(n_inputs, (*(Row(w*share) for w in tens), Row(n_outputs, "identity")))
+    at = lambda share: Architecture(n_inputs, (*(Layer(w*share) for w in tens), Layer(n_outputs, "identity")))
     assert uniform_share(at(10), at(tenths).n_params) == pytest.approx(tenths/10)
 
 
@@ -208,9 +208,9 @@ def test_a_parent_without_cuts_needs_no_repair(network):
 
 
 def test_units_that_hardly_vary_can_be_solved_for():
-    network = build_network(Architecture(6, (Row(20, "sigmoid"), Row(20, "sigmoid"), Row(3, "identity"))), torch_generator(0))
+    network = build_network(Architecture(6, (Layer(20, "sigmoid"), Layer(20, "sigmoid"), Layer(3, "identity"))), torch_generator(0))
     with torch.no_grad():
-        for row in network.rows[:2]: row.linear.bias += 5
+        for layer in network.layers[:2]: layer.linear.bias += 5
     parent = Parent(network)
     x, y = rows_for(parent, 2000), labels_for(parent, 2000)
     wanted = parent.run(parent.individual, x)[-1]
@@ -219,7 +219,7 @@ def test_units_that_hardly_vary_can_be_solved_for():
 
 
 def test_a_small_ridge_is_enough_for_units_that_say_the_same():
-    network = build_network(Architecture(1, (Row(40, "tanh"), Row(1, "identity"))), torch_generator(0))
+    network = build_network(Architecture(1, (Layer(40, "tanh"), Layer(1, "identity"))), torch_generator(0))
     parent = Parent(network)
     Teacher(parent, rows_for(parent, 200), labels_for(parent, 200), ridge=1e-8).repair(parent.individual)
 
@@ -228,7 +228,7 @@ def test_a_small_ridge_is_enough_for_units_that_say_the_same():
 @given(parents())
 def test_linear_rows_change_nothing(network):
     x = torch.randn(50, network.architecture.n_inputs, generator=torch_generator(1, "inputs"))
-    torch.testing.assert_close(predict(with_linear_rows(network, x, 1.0), x), predict(network, x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(predict(with_linear_layers(network, x, 1.0), x), predict(network, x), rtol=1e-3, atol=1e-4)
 
 
 # Fronts
@@ -277,7 +277,7 @@ def test_the_first_front_survives(objectives, n):
 # Searches
 
 def test_similarity_is_measured_on_all_rows_of_a_batch():
-    network = build_network(Architecture(3, (Row(9), Row(2, "identity"))), torch_generator(0))
+    network = build_network(Architecture(3, (Layer(9), Layer(2, "identity"))), torch_generator(0))
     x = rows_for(Parent(network), 400)
     ground = Ground(network, x, x[:, 0] > 0, x, x[:, 0] > 0, EvolutionConfig(batch_size=300), 0)
     assert ground.rows(1)[2].samples == 300
@@ -301,7 +301,7 @@ def spirals():
     y, t = rng.integers(0, 2, 400), rng.uniform(0.5, 2.5, 400)
     X = np.stack([t*np.cos(3*t + np.pi*y), t*np.sin(3*t + np.pi*y)], 1) + 0.05*rng.normal(size=(400, 2))
     x, y = torch.from_numpy(X).float(), torch.from_numpy(y)
-    network = build_network(Architecture(2, (Row(16), Row(12, "tanh"), Row(2, "identity"))), torch_generator(0))
+    network = build_network(Architecture(2, (Layer(16), Layer(12, "tanh"), Layer(2, "identity"))), torch_generator(0))
     return fitted(network, x[:250], y[:250]), x[:250], y[:250], x[250:], y[250:]
 
 
@@ -368,7 +368,7 @@ def sugar():
     "A network that has learned some of scikit-learn's diabetes data, a regression, and its rows and targets (n, 1)."
     X, y = load_diabetes(return_X_y=True)
     x, y = (torch.from_numpy((v - v.mean(0))/v.std(0)).float() for v in (X, y[:, None]))
-    network = build_network(Architecture(10, (Row(24), Row(16), Row(1, "identity"))), torch_generator(0))
+    network = build_network(Architecture(10, (Layer(24), Layer(16), Layer(1, "identity"))), torch_generator(0))
     return fitted(network, x[:300], y[:300], 40), x[:300], y[:300], x[300:], y[300:]
 
 
@@ -412,7 +412,7 @@ def test_missing_inputs(spirals, config, place):
 
 @SEARCHES
 def test_a_parent_without_hidden_rows(spirals, config):
-    network = build_network(Architecture(2, (Row(2, "identity"),)))
+    network = build_network(Architecture(2, (Layer(2, "identity"),)))
     with pytest.raises(NeonError, match="no hidden layer"): evolve(network, *spirals[1:], config)
 
 

@@ -28,7 +28,7 @@ from neon.generic import (
     save_generic,
     train_generic,
 )
-from neon.networks import Architecture, Row, build_network
+from neon.networks import Architecture, Layer, build_network
 from neon.planning import PlanConfig, PlanEpisode
 from neon.training import train_networks
 
@@ -37,7 +37,7 @@ QUICK = GenericConfig(iterations=3, groups=1, episodes=4, epochs=2, imitation=3)
 
 
 def networks_on(data, *widths):
-    nets = [build_network(Architecture(data.n_features, (*(Row(w) for w in ws), Row(data.n_classes, "identity"))), torch_generator(i, "t"))
+    nets = [build_network(Architecture(data.n_features, (*(Layer(w) for w in ws), Layer(data.n_classes, "identity"))), torch_generator(i, "t"))
             for i, ws in enumerate(widths)]
     results = train_networks(nets, data.X_train, data.y_train, data.X_validation, data.y_validation, TrainingConfig(10, 32, 4e-3), 0)
     return [r.network for r in results]
@@ -150,9 +150,9 @@ def test_a_plan_keeps_its_word(tables, networks):
 
 def test_any_depth_and_width(tables):
     data = tables["wine"]
-    deep = build_network(Architecture(13, (*(Row(12 + i) for i in range(14)), Row(3, "identity"))), torch_generator(0, "deep"))
-    wide = build_network(Architecture(13, (Row(3000), Row(3, "identity"))), torch_generator(0, "wide"))
-    none = build_network(Architecture(13, (Row(3, "identity"),)), torch_generator(0, "none"))
+    deep = build_network(Architecture(13, (*(Layer(12 + i) for i in range(14)), Layer(3, "identity"))), torch_generator(0, "deep"))
+    wide = build_network(Architecture(13, (Layer(3000), Layer(3, "identity"))), torch_generator(0, "wide"))
+    none = build_network(Architecture(13, (Layer(3, "identity"),)), torch_generator(0, "none"))
     for network in (deep, wide, none):
         assert plan(load_generic(), network, *rows_of(data), budget=5.0).network.architecture.n_params <= network.architecture.n_params
 

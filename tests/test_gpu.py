@@ -16,7 +16,7 @@ from neon.agent import Agent, AgentConfig, compress_networks, train_agent
 from neon.core import TrainingConfig, generator, resolve_device, torch_generator
 from neon.data import as_dataset, prepare
 from neon.environment import Cut, EnvConfig, PruningVectorEnv, make_cuts, start_state
-from neon.networks import Architecture, DenseNetwork, Row, build_network
+from neon.networks import Architecture, DenseNetwork, Layer, build_network
 from neon.runs import RunConfig, prepare_run, run
 from neon.surgery import refit_units
 from neon.training import evaluate, predict, train_networks, train_stack
@@ -40,9 +40,9 @@ def data():
 @pytest.fixture(scope="module")
 def networks(data) -> list[DenseNetwork]:
     "Trained on the CPU: two that share stacks, one with batch norms, one of another depth without biases."
-    shapes = [(Row(24, "tanh"), Row(16)), (Row(20), Row(18, "gelu")),
-              (Row(22, "sigmoid", ("batchnorm",)), Row(9, "tanh", (), ("batchnorm",))), (Row(15, bias=False),)]
-    built = [build_network(Architecture(4, (*rows, Row(2, "identity"))), torch_generator(0, i)) for i, rows in enumerate(shapes)]
+    shapes = [(Layer(24, "tanh"), Layer(16)), (Layer(20), Layer(18, "gelu")),
+              (Layer(22, "sigmoid", ("batchnorm",)), Layer(9, "tanh", (), ("batchnorm",))), (Layer(15, bias=False),)]
+    built = [build_network(Architecture(4, (*rows, Layer(2, "identity"))), torch_generator(0, i)) for i, rows in enumerate(shapes)]
     parts = data.X_train, data.y_train, data.X_validation, data.y_validation
     return [r.network for r in train_networks(built, *parts, TrainingConfig(20, 32, 0.01), 0)]
 
@@ -91,7 +91,7 @@ def test_a_stack_trains_alike(data, networks, dtype, within, average):
 
 @cuda
 def test_dropout_draws_on_the_device_and_repeats_itself(data, networks):
-    shape = Architecture(4, (Row(12, "tanh", ("dropout",)), Row(8, "relu", (), ("dropout",), 0.2), Row(2, "identity")))
+    shape = Architecture(4, (Layer(12, "tanh", ("dropout",)), Layer(8, "relu", (), ("dropout",), 0.2), Layer(2, "identity")))
     table, twins = moved(data, [build_network(shape, torch_generator(0, i)) for i in range(2)], DEVICE, torch.float64)
     first, again, other = (train_stack(twins, *parts(table), STEP, 0, names) for names in ("ab", "ab", "ac"))
     for a, b, c, differs in zip(first, again, other, (False, True), strict=True):
@@ -115,7 +115,7 @@ def test_cuts_are_alike(data, networks, recovery, dtype, within):
     results = []
     for device in ("cpu", DEVICE):
         (table, twins), rules = moved(data, networks, device, dtype), RULES.replace(recovery=recovery)
-        cuts = [Cut(start_state(n, table, rules), row, 6, (i,)) for i, (n, row) in enumerate(zip(twins, (1, 0, 1, 0), strict=True))]
+        cuts = [Cut(start_state(n, table, rules), layer, 6, (i,)) for i, (n, layer) in enumerate(zip(twins, (1, 0, 1, 0), strict=True))]
         results.append((table, make_cuts(cuts, table, rules, seed=7)))
     (here, cpu), (there, gpu) = results
     for (a, before), (b, after) in zip(cpu, gpu, strict=True):
@@ -159,7 +159,7 @@ def test_networks_are_compressed_alike(data, networks):
 def test_an_agent_learns_from_networks_on_the_device(data, networks):
     table, twins = moved(data, networks, DEVICE)
     agent = train_agent(twins, table, RULES.replace(recovery="refit"), AgentConfig(episodes=8), progress=False)
-    assert len(agent.log) == 8 and all(np.isfinite(row["return"]) and np.isfinite(row["critic_loss"]) for row in agent.log)
+    assert len(agent.log) == 8 and all(np.isfinite(layer["return"]) and np.isfinite(layer["critic_loss"]) for layer in agent.log)
     for trajectory, _ in compress_networks(agent.actor, twins, table, RULES, 0):
         assert on(trajectory.network) == {DEVICE} and len(trajectory.rewards) == 2*trajectory.network.architecture.depth
 
@@ -207,7 +207,7 @@ def elsewhere(data, networks, monkeypatch):
     adam = lambda stack, learning_rate: torch.optim.Adam([p for p in stack.parameters() if p.requires_grad], learning_rate)
     monkeypatch.setattr(training, "_adam", adam)  # there is no fused one for this device
     torch.manual_seed(0)
-    with_dropout = build_network(Architecture(4, (Row(9, before=("dropout",)), Row(7, "sigmoid", (), ("dropout",)), Row(2, "identity"))))
+    with_dropout = build_network(Architecture(4, (Layer(9, before=("dropout",)), Layer(7, "sigmoid", (), ("dropout",)), Layer(2, "identity"))))
     with OneDevice(): yield moved(data, [*networks, with_dropout], "meta")
     assert {kind for name, kind in streams if name == "dropout"} <= {"meta"}, "dropout is drawn on another device than the data's"
 

@@ -19,7 +19,7 @@ from neon.agent import (
 from neon.core import Protocol, TrainingConfig, generator, torch_generator
 from neon.data import as_dataset, prepare
 from neon.environment import EnvConfig, PruningEnv
-from neon.networks import Architecture, Row, build_network, load_network, save_network
+from neon.networks import Architecture, Layer, build_network, load_network, save_network
 from neon.results import RESULT_COLUMNS, check_results, check_training, join_pairs, read_results, results_table, write_results
 from neon.runs import RunConfig, evaluate_run, result_rows, split_networks, train_base_networks, train_run_agent
 from neon.training import evaluate, train_networks
@@ -43,7 +43,7 @@ def data(): return prepare(toy())
 def networks(data):
     "Four trained networks of different shapes."
     rows = [(20, 12), (16,), (24, 8), (12, 12, 6)]
-    built = [build_network(Architecture(2, (*(Row(w) for w in widths), Row(3, "identity"))), torch_generator(0, "weights", i))
+    built = [build_network(Architecture(2, (*(Layer(w) for w in widths), Layer(3, "identity"))), torch_generator(0, "weights", i))
              for i, widths in enumerate(rows)]
     trained = train_networks(built, data.X_train, data.y_train, data.X_validation, data.y_validation,
                              TrainingConfig(80, 32, 1e-2, None), seed=0)

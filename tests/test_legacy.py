@@ -23,7 +23,7 @@ from torch import nn
 from neon import legacy
 from neon.core import NeonError, TrainingConfig, torch_generator
 from neon.data import as_dataset, prepare
-from neon.networks import Architecture, Row, build_network
+from neon.networks import Architecture, Layer, build_network
 from neon.training import predict
 
 LEGACY = Path(__file__).resolve().parent / "fixtures" / "legacy"
@@ -31,9 +31,9 @@ SAMPLE = "results_Agent_warmup_diabetes_mini_learn_new_layers_only_True_acc_redu
 CHECKPOINTS = ["netX0model.pt", "netX0model_pre16.pt"]
 
 
-def dense(*widths: int, seed: int = 0, output: str = "softmax", **row):
-    rows = [Row(width, **row) for width in widths[1:-1]]
-    return build_network(Architecture(widths[0], (*rows, Row(widths[-1], output))), torch_generator(seed, "test"))
+def dense(*widths: int, seed: int = 0, output: str = "softmax", **layer):
+    layers = [Layer(width, **layer) for width in widths[1:-1]]
+    return build_network(Architecture(widths[0], (*layers, Layer(widths[-1], output))), torch_generator(seed, "test"))
 
 
 # Checkpoints of the original
@@ -45,11 +45,11 @@ def test_a_checkpoint_of_the_original_answers_as_it_did(file):
     network = checkpoint.network
     assert (checkpoint.mission_type, checkpoint.loss) == ("Classification", "CrossEntropyLoss")
     assert str(network.architecture) == "8-100-2" and network.architecture.n_params == expected["parameters"]
-    assert network.architecture.rows == (Row(100), Row(2, "softmax"))
+    assert network.architecture.layers == (Layer(100), Layer(2, "softmax"))
     assert not network.training
     answers = predict(network, torch.tensor(expected["inputs"]))
     np.testing.assert_allclose(answers.numpy(), expected["predictions_eval_mode"], atol=expected["tolerance"], rtol=0)
-    weight = network.rows[0].linear.weight.detach().double()
+    weight = network.layers[0].linear.weight.detach().double()
     assert float(weight.sum()) == pytest.approx(expected["state_dict"]["model.0.weight"]["sum"], abs=1e-4)
 
 
@@ -240,14 +240,14 @@ def test_every_layer_of_the_generator_is_read_in_both_formats(save, new):
         expected = model.eval()(x)
     network = legacy.read_checkpoint(save(model.train(), new))
     torch.testing.assert_close(predict(network, x), expected, atol=1e-6, rtol=0)
-    rows = network.architecture.rows
-    assert [row.activation for row in rows] == ["tanh", "sigmoid", "relu", "softmax"]
-    assert (rows[0].before, rows[0].dropout, rows[1].before) == (("dropout",), 0.3, ("batchnorm",))
+    layers = network.architecture.layers
+    assert [layer.activation for layer in layers] == ["tanh", "sigmoid", "relu", "softmax"]
+    assert (layers[0].before, layers[0].dropout, layers[1].before) == (("dropout",), 0.3, ("batchnorm",))
 
 
 def test_double_weights_become_single(save):
     network = legacy.read_checkpoint(save(NetX(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).double()))
-    assert network.rows[0].linear.weight.dtype == torch.float32
+    assert network.layers[0].linear.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("file", CHECKPOINTS)
@@ -262,7 +262,7 @@ def test_storages_of_a_gpu_are_read_on_the_cpu(file, tmp_path):
             for name in old.namelist(): new.writestr(name, exchange(old.read(name)) if name.endswith("data.pkl") else old.read(name))
     else: target.write_bytes(exchange(content))
     assert b"cuda:0" in target.read_bytes() and b"torch.cuda" in target.read_bytes()
-    assert torch.equal(legacy.read_checkpoint(target).rows[0].linear.weight, legacy.read_checkpoint(LEGACY / file).rows[0].linear.weight)
+    assert torch.equal(legacy.read_checkpoint(target).layers[0].linear.weight, legacy.read_checkpoint(LEGACY / file).layers[0].linear.weight)
 
 
 def test_layers_and_states_that_do_not_fit_are_named(save):
@@ -297,16 +297,16 @@ def test_a_window_beyond_its_storage_is_refused(save):
         legacy.read_checkpoint(save(model, state_dict=repeated))
     weight = torch.arange(20.).view(4, 5).t()
     read = legacy.read_checkpoint(save(model, state_dict={**model.state_dict(), "model.0.weight": weight}))
-    assert torch.equal(read.rows[0].linear.weight, weight)
+    assert torch.equal(read.layers[0].linear.weight, weight)
 
 
 # Writing
 
 @pytest.mark.parametrize("architecture", [
-    Architecture(3, (Row(2, "softmax"),)),
-    Architecture(8, (Row(20), Row(2, "softmax"))),
-    Architecture(5, (Row(9, "tanh", ("dropout",), dropout=0.25), Row(8, "sigmoid", ("batchnorm",)), Row(7, "relu", (), ("batchnorm",)),
-                     Row(6, bias=False), Row(4, "softmax", ("dropout",)))),
+    Architecture(3, (Layer(2, "softmax"),)),
+    Architecture(8, (Layer(20), Layer(2, "softmax"))),
+    Architecture(5, (Layer(9, "tanh", ("dropout",), dropout=0.25), Layer(8, "sigmoid", ("batchnorm",)), Layer(7, "relu", (), ("batchnorm",)),
+                     Layer(6, bias=False), Layer(4, "softmax", ("dropout",)))),
 ])
 def test_what_is_written_comes_back_equal(architecture, tmp_path):
     network = build_network(architecture, torch_generator(0, "test"))
@@ -341,8 +341,8 @@ def test_what_the_original_does_not_know_is_not_written(tmp_path):
 
 def test_plain_torch_reads_what_is_written(tmp_path):
     "As the original does it: an open torch.load in a program that defines NetX."
-    rows = (Row(6, "relu", ("batchnorm",)), Row(5, "tanh", ("dropout",)), Row(3, "identity"))
-    network = build_network(Architecture(4, rows), torch_generator(0, "test"))
+    layers = (Layer(6, "relu", ("batchnorm",)), Layer(5, "tanh", ("dropout",)), Layer(3, "identity"))
+    network = build_network(Architecture(4, layers), torch_generator(0, "test"))
     x = torch.rand(5, 4, generator=torch_generator(0, "x"))
     legacy.write_checkpoint(network, tmp_path / "netX0model.pt")
     torch.save({"x": x, "y": predict(network, x).softmax(1)}, tmp_path / "expected.pt")
@@ -512,13 +512,13 @@ def test_a_run_writes_the_files_of_the_original(folder, tmp_path, capsys):
         table = pd.read_csv(path)
         assert list(table.columns) == list(sample.columns) and table.iloc[:, 0].tolist() == list(range(len(names)))
         assert table["model"].tolist() == [f"./OneDatasetLearning/Classification/toy/{name}" for name in names]
-        for row, name in zip(table.itertuples(), names, strict=True):
+        for layer, name in zip(table.itertuples(), names, strict=True):
             network = read.networks[name]
             widths = network.architecture.widths
-            assert row.origin_model_arch == str(list(zip(widths, widths[1:], strict=False))), "a row is about the network it names"
-            assert row.origin_param == network.architecture.n_params
+            assert layer.origin_model_arch == str(list(zip(widths, widths[1:], strict=False))), "a row is about the network it names"
+            assert layer.origin_param == network.architecture.n_params
             hits = (predict(network, read.data.X_test).argmax(1) == read.data.y_test).double().mean()
-            assert row.origin_acc == pytest.approx(float(hits))
+            assert layer.origin_acc == pytest.approx(float(hits))
         rows = legacy.read_legacy_results(path)
         assert rows["network"].tolist() == [name.removesuffix(".pt") for name in names]
         assert (rows["passes"] == 4).all() and (rows["budget"] == 5).all() and (rows["compression_ratio"] >= 1).all()
@@ -625,4 +625,4 @@ def test_the_old_format_is_what_is_written(tmp_path):
     legacy.write_checkpoint(dense(3, 4, 2), tmp_path / "a.pt")
     content = (tmp_path / "a.pt").read_bytes()
     assert content.startswith(pickle.dumps(0x1950a86a20f9469cfc6c, 2))
-    assert content.endswith(struct.pack("=q", 2) + dense(3, 4, 2).rows[1].linear.bias.detach().numpy().tobytes())
+    assert content.endswith(struct.pack("=q", 2) + dense(3, 4, 2).layers[1].linear.bias.detach().numpy().tobytes())

@@ -31,7 +31,7 @@ from neon.features import (
     unit_statistics,
     weight_map,
 )
-from neon.networks import Architecture, DenseNetwork, Row, build_network, parse_network, random_architecture
+from neon.networks import Architecture, DenseNetwork, Layer, build_network, parse_network, random_architecture
 from neon.reward import change_in_points, first_reward, parameter_credit, published_reward, second_reward, width_credit
 
 FIXTURES = Path(__file__).parent/"fixtures"/"neon"
@@ -110,7 +110,7 @@ def test_activation_map(name):
     network, probe = network_and_probe(name)
     ours = activation_map(network, probe)
     assert_allclose(ours, padded(arrays(f"features_{name}")["activations_original"], ours.shape), rtol=1e-5, atol=1e-5)
-    assert not ours[:, len(network.rows) - 1:].any()
+    assert not ours[:, len(network.layers) - 1:].any()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -122,9 +122,9 @@ def test_constant_neurons_are_defined(name):
     for key, ours in maps.items():
         constant = [tuple(where) for where in INDEX["features"][name]["constant_neurons"][key]]
         assert constant
-        for row, unit in constant:
-            assert arrays(f"features_{name}")[masks[key]][row, unit]
-            assert ours[1:4, row, unit].tolist() == [0, 0, -3]
+        for layer, unit in constant:
+            assert arrays(f"features_{name}")[masks[key]][layer, unit]
+            assert ours[1:4, layer, unit].tolist() == [0, 0, -3]
         assert np.isfinite(ours).all()
 
 
@@ -132,29 +132,29 @@ def test_constant_neurons_are_defined(name):
 def test_layer_maps_are_those_of_the_layer(name):
     "Corrected: with the shift, the original's weight map of layer i is that of layer i + 1."
     network, probe = network_and_probe(name)
-    for row in range(network.architecture.depth):
-        maps = feature_maps(network, probe, row)
+    for layer in range(network.architecture.depth):
+        maps = feature_maps(network, probe, layer)
         for key, stored in [("layer_topology", arrays(f"features_{name}")["layer_topology"]),
                             ("layer_weights", intended(name, "layer_weights")),
                             ("layer_activations", arrays(f"features_{name}")["layer_activations_original"])]:
-            assert_allclose(maps[key], padded(stored[row], MAP_SHAPES[key]), rtol=1e-5, atol=1e-5, err_msg=f"{name} {row} {key}")
+            assert_allclose(maps[key], padded(stored[layer], MAP_SHAPES[key]), rtol=1e-5, atol=1e-5, err_msg=f"{name} {layer} {key}")
 
 
 def test_the_state_follows_the_network():
     "Corrected: the original computes the maps of the uncut network once and shows them after every cut."
-    architecture = Architecture(6, (Row(30, before=("dropout",)), Row(20, "tanh", before=("batchnorm",)), Row(15), Row(2, "identity")))
+    architecture = Architecture(6, (Layer(30, before=("dropout",)), Layer(20, "tanh", before=("batchnorm",)), Layer(15), Layer(2, "identity")))
     network, probe = build_network(architecture), torch.from_numpy(generator(0, "probe").normal(size=(64, 6)).astype(np.float32))
     extractor = FeatureExtractor(probe)
     extractor.reset(network)
-    for row, width in [(0, 18), (1, 12), (2, 9), (0, 11)]:
-        before = extractor.observation(row)
-        rows = list(network.architecture.rows)
-        rows[row] = rows[row].replace(width=width)
-        smaller = build_network(Architecture(6, tuple(rows)))
-        for i in set(range(len(rows))) - {row, row + 1}: smaller.rows[i].load_state_dict(network.rows[i].state_dict())
+    for layer, width in [(0, 18), (1, 12), (2, 9), (0, 11)]:
+        before = extractor.observation(layer)
+        layers = list(network.architecture.layers)
+        layers[layer] = layers[layer].replace(width=width)
+        smaller = build_network(Architecture(6, tuple(layers)))
+        for i in set(range(len(layers))) - {layer, layer + 1}: smaller.layers[i].load_state_dict(network.layers[i].state_dict())
         network = smaller
-        extractor.update(network, row, row + 1)
-        after, fresh = extractor.observation(row), feature_maps(network, probe, row)
+        extractor.update(network, layer, layer + 1)
+        after, fresh = extractor.observation(layer), feature_maps(network, probe, layer)
         for key in MAP_SHAPES: np.testing.assert_array_equal(after[key], fresh[key])
         assert any((before[key] != after[key]).any() for key in ("topology", "weights", "activations"))
 
@@ -192,18 +192,18 @@ def test_unit_statistics_equal_scipy(seed, n, shape, magnitude, offset, transpos
 
 # Standardised maps ----------------------------------------------------------------------------------------------------------------------
 
-def original_state(network: str, row: int) -> dict[str, torch.Tensor]:
+def original_state(network: str, layer: int) -> dict[str, torch.Tensor]:
     "The six maps that the original's agent received, quirks included."
     stored = arrays(f"features_{network}")
     maps = {"topology": stored["topology"], "weights": stored["weights_original"], "activations": stored["activations_original"],
-            "layer_topology": stored["layer_topology"][row], "layer_weights": stored["layer_weights_original"][row],
-            "layer_activations": stored["layer_activations_original"][row]}
+            "layer_topology": stored["layer_topology"][layer], "layer_weights": stored["layer_weights_original"][layer],
+            "layer_activations": stored["layer_activations_original"][layer]}
     return {key: torch.from_numpy(padded(value, MAP_SHAPES[key])).float() for key, value in maps.items()}
 
 
 def states() -> dict[str, torch.Tensor]:
     "The five states of the fixture as one batch."
-    observations = [original_state(network, row) for _, network, row, _ in CASES]
+    observations = [original_state(network, layer) for _, network, layer, _ in CASES]
     return {key: torch.stack([observation[key] for observation in observations]) for key in MAP_SHAPES}
 
 
@@ -223,13 +223,13 @@ def test_standardise_as_the_original():
 
 def test_the_current_layer_is_found_by_index():
     "Corrected: of two equal rows the original finds the first (case C2). Our layer map is the row's own, whatever it resembles."
-    case, name, row, wrong = CASES[-1]
+    case, name, layer, wrong = CASES[-1]
     assert (case, wrong) == ("C2", True)
     network, probe = network_and_probe(name)
-    maps, earlier = feature_maps(network, probe, row), feature_maps(network, probe, row - 1)
+    maps, earlier = feature_maps(network, probe, layer), feature_maps(network, probe, layer - 1)
     assert (maps["layer_topology"] == earlier["layer_topology"]).all()
     assert (maps["layer_weights"] != earlier["layer_weights"]).any()
-    assert_allclose(standardise(maps)["layer_topology"], arrays("actor")[f"{case}.norm_topology"][row], atol=1e-5)
+    assert_allclose(standardise(maps)["layer_topology"], arrays("actor")[f"{case}.norm_topology"][layer], atol=1e-5)
 
 
 # Base networks --------------------------------------------------------------------------------------------------------------------------
@@ -239,12 +239,12 @@ def test_base_networks_are_drawn_from_the_published_distribution():
     facts = json.loads((FIXTURES/"base_nets.json").read_text())
     rng = generator(0, "base networks")
     drawn = [random_architecture(8, 2, rng) for _ in range(facts["draws"])]
-    hidden = [row for architecture in drawn for row in architecture.rows[:-1]]
+    hidden = [layer for architecture in drawn for layer in architecture.layers[:-1]]
     norms = {"batchnorm": "BatchNorm1d", "dropout": "Dropout"}
     names = {"relu": "ReLU", "tanh": "Tanh", "sigmoid": "Sigmoid"}
-    counted = {"depth": Counter(str(architecture.depth) for architecture in drawn), "width": Counter(str(row.width) for row in hidden),
-               "norm_before_hidden_linear": Counter(norms[row.before[0]] if row.before else "none" for row in hidden),
-               "activation": Counter(names[row.activation] for row in hidden)}
+    counted = {"depth": Counter(str(architecture.depth) for architecture in drawn), "width": Counter(str(layer.width) for layer in hidden),
+               "norm_before_hidden_linear": Counter(norms[layer.before[0]] if layer.before else "none" for layer in hidden),
+               "activation": Counter(names[layer.activation] for layer in hidden)}
     for key, counts in counted.items():
         assert set(counts) == set(facts[key])
         total = sum(counts.values())
@@ -273,8 +273,8 @@ def test_earlier_rewards():
     "Corrected: a fall from 0.9 to 0.7 is not more than 0.2, though the computer says 0.20000000000000007."
     table = arrays("reward")
     columns = [table[f"r12_{name}"].tolist() for name in ("params_before", "params_after", "prev", "new", "is_classification")]
-    assert_allclose([first_reward(*row) for row in zip(*columns, strict=True)], table["r12_reward1"], rtol=1e-5, atol=1e-5)
-    second = np.array([second_reward(*row) for row in zip(*columns, strict=True)])
+    assert_allclose([first_reward(*layer) for layer in zip(*columns, strict=True)], table["r12_reward1"], rtol=1e-5, atol=1e-5)
+    second = np.array([second_reward(*layer) for layer in zip(*columns, strict=True)])
     quirk = (np.abs(table["r12_prev"] - table["r12_new"] - 0.2) < 1e-9) & table["r12_is_classification"]
     assert quirk.any() and (table["r12_reward2"][quirk] == -10).all() and (second[quirk] >= 0).all()
     assert_allclose(second[~quirk], table["r12_reward2"][~quirk], rtol=1e-5, atol=1e-5)
@@ -382,4 +382,4 @@ def test_actor_and_critic_outputs():
 
 def test_units_beyond_the_map_are_refused_before_any_work():
     with pytest.raises(ValueError, match=f"at most {MAX_UNITS} units"):
-        FeatureExtractor(torch.zeros(1, 2)).reset(DenseNetwork(Architecture(2, (Row(MAX_UNITS + 1), Row(2)))))
+        FeatureExtractor(torch.zeros(1, 2)).reset(DenseNetwork(Architecture(2, (Layer(MAX_UNITS + 1), Layer(2)))))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from neon.core import NeonError, TrainingConfig, generator, torch_generator
 from neon.data import load_dataset, prepare
 from neon.generic import play, random_chooser, schedule_chooser
-from neon.networks import Architecture, Row, build_network
+from neon.networks import Architecture, Layer, build_network
 from neon.planning import (
     PLAN_REWARDS,
     RATIOS,
@@ -27,7 +27,7 @@ from neon.planning import (
     rightness,
     within_budget,
 )
-from neon.surgery import cut_widths, fold_norms, forward_order, nested_fits, refit_widths, remove_row, select_inputs
+from neon.surgery import cut_widths, fold_norms, forward_order, nested_fits, refit_widths, remove_layer, select_inputs
 from neon.training import evaluate, predict, train_networks
 
 
@@ -44,8 +44,8 @@ def task():
 
 @pytest.fixture(scope="module")
 def origins(task):
-    networks = [network_of(Row(30, before=("batchnorm",)), Row(20, "tanh"), Row(3, "identity"), name="a"),
-                network_of(Row(40, "sigmoid"), Row(3, "softmax"), name="b"), network_of(Row(3, "identity"), name="c")]
+    networks = [network_of(Layer(30, before=("batchnorm",)), Layer(20, "tanh"), Layer(3, "identity"), name="a"),
+                network_of(Layer(40, "sigmoid"), Layer(3, "softmax"), name="b"), network_of(Layer(3, "identity"), name="c")]
     trained = train_networks(networks, task.x, task.y, task.x_look, task.y_look, TrainingConfig(8, 32, 5e-3), 0)
     return [Origin(r.network, task) for r in trained]
 
@@ -79,22 +79,22 @@ def test_nested_fits_are_ridge_regressions():
 
 
 def test_surgery_shrinks_and_refuses():
-    network, x = fold_norms(network_of(Row(20, before=("batchnorm",)), Row(10), Row(3, "identity"))), torch.randn(80, 13)
-    for w, cut in zip((2, 7), refit_widths(network, 1, (2, 7), network.rows[1](network.rows[0](x)).detach()), strict=True):
+    network, x = fold_norms(network_of(Layer(20, before=("batchnorm",)), Layer(10), Layer(3, "identity"))), torch.randn(80, 13)
+    for w, cut in zip((2, 7), refit_widths(network, 1, (2, 7), network.layers[1](network.layers[0](x)).detach()), strict=True):
         assert cut.architecture.hidden_widths == (20, w) and cut(x).shape == (80, 3)
-    linear = remove_row(remove_row(network, 0, x), 0, x)
+    linear = remove_layer(remove_layer(network, 0, x), 0, x)
     assert linear.architecture.depth == 0
     few = select_inputs(linear, [2, 12], x)
     assert few.architecture.inputs == (2, 12) and few.architecture.n_params == 2*3 + 3
     assert torch.equal(few(x), few(torch.where(torch.isin(torch.arange(13), torch.tensor([2, 12])), x, 99.0)))
-    with pytest.raises(NeonError, match="not a hidden layer"): remove_row(linear, 0, x)
+    with pytest.raises(NeonError, match="not a hidden layer"): remove_layer(linear, 0, x)
 
 
 # The short training
 
 def test_a_bundle_trains_each_network_as_if_alone(task):
-    rows = [(Row(7),), (Row(4, "sigmoid"),), (Row(9, "tanh"),)]
-    networks = [network_of(*r, Row(3, "identity"), name=str(i)) for i, r in enumerate(rows)]
+    layers = [(Layer(7),), (Layer(4, "sigmoid"),), (Layer(9, "tanh"),)]
+    networks = [network_of(*r, Layer(3, "identity"), name=str(i)) for i, r in enumerate(layers)]
     targets = [F.one_hot(task.y, 3).float()]*3
     together = Bundle(networks)
     inputs, sums = together.forward(task.x.expand(3, *task.x.shape))
@@ -118,16 +118,16 @@ def test_effects_are_what_the_cuts_do(origins, task):
     for origin in origins:
         network = origin.start
         X, X_look = network.read(task.x_fit), network.read(task.x_look)
-        for row in range(network.architecture.depth + 1):
-            if row == network.architecture.depth: X, X_look = network.read(task.x_fit), network.read(task.x_look)
-            effects = measure(network, row, X, X_look, task.y_look)
+        for layer in range(network.architecture.depth + 1):
+            if layer == network.architecture.depth: X, X_look = network.read(task.x_fit), network.read(task.x_look)
+            effects = measure(network, layer, X, X_look, task.y_look)
             for a in np.flatnonzero(effects.offered):
                 cut = effects.networks[a]()
                 assert (cut.architecture.n_params, cut.architecture.macs) == (effects.n_params[a], effects.macs[a])
                 assert evaluate(cut, task.x_look, task.y_look) == pytest.approx(effects.accuracy[a], abs=1e-6)
                 loss = F.cross_entropy(predict(cut, task.x_look), task.y_look).item()
                 assert loss == pytest.approx(effects.loss[a], rel=1e-3, abs=1e-5)
-            if row < network.architecture.depth: X, X_look = (network.rows[row](x).detach() for x in (X, X_look))
+            if layer < network.architecture.depth: X, X_look = (network.layers[layer](x).detach() for x in (X, X_look))
 
 
 def test_features_can_be_kept(origins, task):
@@ -137,7 +137,7 @@ def test_features_can_be_kept(origins, task):
 
 
 def test_logits_and_cuts_leave_what_they_must(task):
-    network = network_of(Row(50, before=("batchnorm",)), Row(3, "softmax"), name="soft")
+    network = network_of(Layer(50, before=("batchnorm",)), Layer(3, "softmax"), name="soft")
     torch.testing.assert_close(as_logits(network)(task.x).softmax(1), network(task.x), rtol=1e-4, atol=1e-5)
     assert cut_widths(as_logits(network), [60], task.x).architecture.hidden_widths == (50,)
     assert cut_widths(as_logits(network), [8], task.x).architecture.hidden_widths == (8,)

@@ -15,7 +15,7 @@ from neon.core import TrainingConfig, generator, torch_generator
 from neon.data import as_dataset, prepare
 from neon.environment import EnvConfig, PruningEnv
 from neon.features import feature_maps, standardise
-from neon.networks import Architecture, DenseNetwork, Row, build_network, load_network, parse_network, save_network
+from neon.networks import Architecture, DenseNetwork, Layer, build_network, load_network, parse_network, save_network
 from neon.reward import TOLERANCE, parameter_credit, published_reward, width_credit
 from neon.surgery import keep_width, l1_importance, most_important, replace_layer, slice_units
 from neon.training import Stack, _adam, _shrink, predict, train_networks
@@ -26,7 +26,7 @@ NORMS = st.sampled_from([(), ("batchnorm",), ("dropout",), ("batchnorm", "dropou
 
 
 def rows(widths, activations) -> st.SearchStrategy:
-    return st.builds(Row, widths, st.sampled_from(activations), NORMS, NORMS, st.sampled_from([0.2, 0.5]), st.booleans())
+    return st.builds(Layer, widths, st.sampled_from(activations), NORMS, NORMS, st.sampled_from([0.2, 0.5]), st.booleans())
 
 
 @st.composite
@@ -70,7 +70,7 @@ def test_counts_are_those_of_pytorch(architecture):
     network = build_network(architecture)
     assert architecture.n_params == sum(p.numel() for p in network.parameters())
     assert architecture.macs == sum(m.weight.numel() for m in network.modules() if isinstance(m, nn.Linear))
-    assert architecture.widths == (architecture.n_inputs, *(row.linear.out_features for row in network.rows))
+    assert architecture.widths == (architecture.n_inputs, *(layer.linear.out_features for layer in network.layers))
 
 
 @quick
@@ -82,15 +82,15 @@ def test_an_architecture_survives_its_description(architecture):
 @quick
 @given(architectures(), st.data())
 def test_narrowing_never_adds_parameters(architecture, data):
-    row = data.draw(st.integers(0, architecture.depth - 1))
-    width = data.draw(st.integers(1, architecture.hidden_widths[row]))
+    layer = data.draw(st.integers(0, architecture.depth - 1))
+    width = data.draw(st.integers(1, architecture.hidden_widths[layer]))
     network = build_network(architecture)
-    smaller = [replace_layer(network, row, width, torch_generator(0)),
-               slice_units(network, row, most_important(l1_importance(network, row), width))]
+    smaller = [replace_layer(network, layer, width, torch_generator(0)),
+               slice_units(network, layer, most_important(l1_importance(network, layer), width))]
     for narrow in smaller:
-        assert narrow.architecture == architecture.with_width(row, width)
+        assert narrow.architecture == architecture.with_width(layer, width)
         assert narrow.architecture.n_params <= architecture.n_params and narrow.architecture.macs <= architecture.macs
-        assert (narrow.architecture.n_params == architecture.n_params) == (width == architecture.hidden_widths[row])
+        assert (narrow.architecture.n_params == architecture.n_params) == (width == architecture.hidden_widths[layer])
 
 
 @quick
@@ -106,9 +106,9 @@ def test_kept_width(width, a, b):
 @quick
 @given(architectures())
 def test_a_parsed_network_computes_the_same(architecture):
-    network, layers = build(architecture), []
-    for row in network.rows: layers += [*row.before, row.linear, *row.after, row.activation]
-    foreign = copy.deepcopy(nn.Sequential(*layers)).float().eval()
+    network, modules = build(architecture), []
+    for layer in network.layers: modules += [*layer.before, layer.linear, *layer.after, layer.activation]
+    foreign = copy.deepcopy(nn.Sequential(*modules)).float().eval()
     parsed, x = parse_network(foreign), inputs(architecture).float()
     assert parsed.architecture.widths == architecture.widths and parsed.architecture.n_params == architecture.n_params
     with torch.no_grad(): assert torch.allclose(parsed(x), foreign(x), rtol=1e-6, atol=1e-7)
@@ -131,21 +131,21 @@ def test_a_network_survives_the_disk(architecture):
 @quick
 @given(architectures(), st.data())
 def test_units_that_nobody_listens_to_can_be_sliced_away(architecture, data):
-    row = data.draw(st.integers(0, architecture.depth - 1))
-    width = architecture.hidden_widths[row]
+    layer = data.draw(st.integers(0, architecture.depth - 1))
+    width = architecture.hidden_widths[layer]
     keep = sorted(data.draw(st.sets(st.integers(0, width - 1), min_size=1)))
     network, x = build(architecture), inputs(architecture)
     silent = [unit for unit in range(width) if unit not in keep]
-    network.rows[row + 1].linear.weight.data[:, silent] = 0
-    assert close(predict(slice_units(network, row, keep), x), predict(network, x))
+    network.layers[layer + 1].linear.weight.data[:, silent] = 0
+    assert close(predict(slice_units(network, layer, keep), x), predict(network, x))
 
 
 @quick
 @given(architectures(), st.data())
 def test_keeping_all_units_changes_nothing(architecture, data):
-    row = data.draw(st.integers(0, architecture.depth - 1))
+    layer = data.draw(st.integers(0, architecture.depth - 1))
     network, x = build(architecture), inputs(architecture)
-    assert torch.equal(predict(slice_units(network, row, range(architecture.hidden_widths[row])), x), predict(network, x))
+    assert torch.equal(predict(slice_units(network, layer, range(architecture.hidden_widths[layer])), x), predict(network, x))
 
 
 # Stacks
@@ -159,12 +159,12 @@ def padding(parameter: torch.Tensor, *sizes) -> torch.Tensor:
 
 def assert_padding_is_zero(stack: Stack, architectures: list[Architecture], get) -> None:
     "`get` of every parameter (its value, or its gradient) is 0 outside the networks."
-    for r, row in enumerate(stack.rows):
+    for r, layer in enumerate(stack.layers):
         for b, a in enumerate(architectures):
             n_in, n_out = a.widths[r], a.widths[r + 1]
-            assert (padding(get(row.weight)[b], n_in, n_out) == 0).all()
-            assert (padding(get(row.bias)[b, 0], n_out) == 0).all()
-            for norm, width in ((row.before, n_in), (row.after, n_out)):
+            assert (padding(get(layer.weight)[b], n_in, n_out) == 0).all()
+            assert (padding(get(layer.bias)[b, 0], n_out) == 0).all()
+            for norm, width in ((layer.before, n_in), (layer.after, n_out)):
                 for parameter in norm.parameters(): assert (padding(get(parameter)[b], width) == 0).all()
 
 
@@ -179,7 +179,7 @@ def test_a_stack_computes_what_its_networks_compute(shapes):
 
 @quick
 @given(companions(), st.sets(st.integers(0, 3), min_size=1))
-@example([Architecture(3, (Row(width, "sigmoid"), Row(2, "identity"))) for width in (2, 5)], {0})  # padding wider than all that stay
+@example([Architecture(3, (Layer(width, "sigmoid"), Layer(2, "identity"))) for width in (2, 5)], {0})  # padding wider than all that stay
 def test_padding_never_learns(shapes, stay):
     "In training, before and after some networks have left the stack: no gradient reaches what is not part of a network."
     networks = [build(a, seed) for seed, a in enumerate(shapes)]
@@ -190,7 +190,7 @@ def test_padding_never_learns(shapes, stay):
         if len(part) < len(stack): optimiser = _shrink(stack, optimiser, part)
         present = [shapes[i] for i in part]
         optimiser.zero_grad()
-        stack(x[None], len(stack.rows), [torch_generator(0, i) for i in part]).square().sum().backward()
+        stack(x[None], len(stack.layers), [torch_generator(0, i) for i in part]).square().sum().backward()
         assert_padding_is_zero(stack, present, lambda p: torch.zeros_like(p) if p.grad is None else p.grad)
         optimiser.step()
         assert_padding_is_zero(stack, present, lambda p: p.data)

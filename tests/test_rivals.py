@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from neon.baselines import BASELINES, Target, choose, trainable
 from neon.core import NeonError, generator
 from neon.data import load_dataset, prepare
-from neon.networks import Architecture, Row, build_network
+from neon.networks import Architecture, Layer, build_network
 from neon.rivals import AmcConfig, LayerEnv, Refits, amc_path, even_widths, learn_widths, optional
 from neon.training import AnnealConfig, anneal, predict
 
@@ -37,8 +37,8 @@ def data():
 
 @pytest.fixture(scope="module")
 def network(data):
-    rows = (Row(10, before=("batchnorm",)), Row(8, "sigmoid", before=("dropout",)), Row(6, after=("batchnorm",)), Row(3, "identity"))
-    trained, = anneal([build_network(Architecture(data.n_features, rows))], data.X_train, data.y_train, AnnealConfig(150, 64, 5e-3))
+    layers = (Layer(10, before=("batchnorm",)), Layer(8, "sigmoid", before=("dropout",)), Layer(6, after=("batchnorm",)), Layer(3, "identity"))
+    trained, = anneal([build_network(Architecture(data.n_features, layers))], data.X_train, data.y_train, AnnealConfig(150, 64, 5e-3))
     return trained
 
 
@@ -106,9 +106,9 @@ def test_walks_keep_to_their_size_and_agents_to_their_generators(network, data):
 
 
 def test_even_widths_use_what_there_is():
-    wide = Architecture(10, (Row(100), Row(50), Row(2, "identity")))
+    wide = Architecture(10, (Layer(100), Layer(50), Layer(2, "identity")))
     narrow = even_widths(wide, 2000)
-    size = lambda widths: Architecture(10, (*(Row(w) for w in widths), Row(2, "identity"))).n_params
+    size = lambda widths: Architecture(10, (*(Layer(w) for w in widths), Layer(2, "identity"))).n_params
     assert size(narrow) <= 2000 < size([w + 2 for w in narrow])
     assert even_widths(wide, 10**6) == [100, 50] and even_widths(wide, 5) == [1, 1]
 
