@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.common import SEED, FamilyMemory, Options, Part, data_of, drawn_networks, in_fresh_process, plain_row, say
-from neon.core import get_protocol
-from neon.data import PreparedData
-from neon.networks import DenseNetwork
-from neon.runs import RunConfig, split_networks, train_base_networks, train_run_agent
+from neon.foundations.core import get_protocol
+from neon.foundations.data import PreparedData
+from neon.foundations.networks import DenseNetwork
+from neon.published.runs import RunConfig, split_networks, train_base_networks, train_run_agent
 
 DATASETS = ("diabetes", "satimage", "house_8L")
 

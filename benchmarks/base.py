@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks import naive
 from benchmarks.common import SEED, Options, Part, comparisons, data_of, drawn_networks, say, timed
-from neon.core import TrainingConfig, get_protocol
-from neon.data import PreparedData
-from neon.networks import DenseNetwork
-from neon.training import evaluate, plan_stacks, train_networks
+from neon.foundations.core import TrainingConfig, get_protocol
+from neon.foundations.data import PreparedData
+from neon.foundations.networks import DenseNetwork
+from neon.foundations.training import evaluate, plan_stacks, train_networks
 
 DATASETS = ("diabetes", "waveform-5000", "satimage", "house_8L")
 # The naive loop takes minutes for one large network, so there are fewer of them on the larger sets

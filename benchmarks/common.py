@@ -15,10 +15,10 @@ import pandas as pd
 import torch
 from sklearn.datasets import make_classification
 
-from neon.core import NeonError, generator, get_protocol, torch_generator, write_csv
-from neon.data import PreparedData, as_dataset, load_dataset, prepare
-from neon.networks import DenseNetwork, build_network, random_architecture
-from neon.training import train_networks
+from neon.foundations.core import NeonError, generator, get_protocol, torch_generator, write_csv
+from neon.foundations.data import PreparedData, as_dataset, load_dataset, prepare
+from neon.foundations.networks import DenseNetwork, build_network, random_architecture
+from neon.foundations.training import train_networks
 
 COLUMNS = ["bench", "dataset", "variant", "ratio", "ratio_low", "ratio_high", "accuracy_difference", "cpu_seconds"]
 SIZES = {"diabetes": (768, 8, 2), "satimage": (6430, 36, 6), "house_8L": (22784, 8, 2),  # Rows, features, classes

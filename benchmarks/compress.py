@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.common import SEED, Options, Part, data_of, plain_row, say, timed, trained
 from neon.compress import compress
-from neon.core import torch_generator
-from neon.data import PreparedData
-from neon.networks import Architecture, DenseNetwork, Layer, build_network
+from neon.foundations.core import torch_generator
+from neon.foundations.data import PreparedData
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
 
 CASES = {"satimage": 5_000, "phoneme": 5_000, "electricity-normalized": 45_000, "bank-marketing": 45_000}  # Rows of the call
 HIDDEN, STATES = (600, 800, 300), 3

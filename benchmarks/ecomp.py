@@ -14,12 +14,12 @@ from sklearn.metrics import pairwise_distances
 from torch import Tensor, nn
 
 from benchmarks.common import SEED, Options, Part, comparison, data_of, plain_row, say, timed
-from neon.core import TrainingConfig, flush_denormals, generator, require, torch_generator
-from neon.data import PreparedData
-from neon.ecomp import Individual, Parent, Scores, fitness
-from neon.evolution import EvolutionConfig, Ground, breed
-from neon.networks import Architecture, DenseNetwork, Layer, build_network
-from neon.training import train_networks
+from neon.ecomp.evolution import EvolutionConfig, Ground, breed
+from neon.ecomp.published import Individual, Parent, Scores, fitness
+from neon.foundations.core import TrainingConfig, flush_denormals, generator, require, torch_generator
+from neon.foundations.data import PreparedData
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
+from neon.foundations.training import train_networks
 
 DATASETS, HIDDEN = ("fashion_mnist",), (256, 256)
 TRAINING = TrainingConfig(epochs=4, batch_size=100, patience=None)

@@ -25,16 +25,16 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from torch import nn
 
 from neon.compress import compress
-from neon.core import generator, torch_generator
-from neon.data import load_dataset, prepare
-from neon.ecomp_runs import EcompConfig, run_experiment
-from neon.evolution import PRESETS, evolve
-from neon.generic import load_generic, plan_budgets
-from neon.networks import build_network, random_architecture
-from neon.runs import RunConfig, run
-from neon.search import SearchConfig
-from neon.study import StudyConfig, run_study
-from neon.training import AnnealConfig, anneal
+from neon.compression.planner import load_generic, plan_budgets
+from neon.compression.search import SearchConfig
+from neon.ecomp.evolution import PRESETS, evolve
+from neon.ecomp.runs import EcompConfig, run_experiment
+from neon.foundations.core import generator, torch_generator
+from neon.foundations.data import load_dataset, prepare
+from neon.foundations.networks import build_network, random_architecture
+from neon.foundations.training import AnnealConfig, anneal
+from neon.published.runs import RunConfig, run
+from neon.study.jobs import StudyConfig, run_study
 
 METHODS = ("majority", "logistic", "random", "uniform", "uniform_replace", "fixed", "l1_oneshot", "unstructured", "least_squares", "scratch1",
            "distilled", "tp_taylor", "lap1", "admm1", "ecomp", "neon", "neon_trained", "neon_own", "compress")

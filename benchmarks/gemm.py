@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from benchmarks.common import SEED, Options, Part, plain_row, say, timed
-from neon.core import TrainingConfig, fast_bfloat16, torch_generator
-from neon.networks import Architecture, DenseNetwork, Layer, build_network
-from neon.training import train_stack
+from neon.foundations.core import TrainingConfig, fast_bfloat16, torch_generator
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
+from neon.foundations.training import train_stack
 
 SIZES, BATCHES, HIDDEN, INPUTS, ROWS = (512, 1024, 2048), (128, 256, 1024), (1000, 1000, 1000), 64, 8192
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -10,11 +10,11 @@ import numpy as np
 
 from benchmarks.common import SEED, Options, Part, say, synthetic, timed, trained
 from benchmarks.step import variants
-from neon.core import torch_generator
-from neon.data import PreparedData
-from neon.environment import Cut, EnvConfig, make_cuts, start_state
-from neon.networks import Architecture, DenseNetwork, Layer, build_network
-from neon.surgery import keep_width
+from neon.foundations.core import torch_generator
+from neon.foundations.data import PreparedData
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
+from neon.foundations.surgery import keep_width
+from neon.published.environment import Cut, EnvConfig, make_cuts, start_state
 
 ROWS, WIDTH = (1000, 2000, 4000, 8000, 16000, 32000, 64000), 300
 WIDTHS, FIXED_ROWS = (50, 100, 200, 400, 800, 1600), 4000

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from benchmarks import agent, gemm, growth
 from benchmarks.common import SEED, Options, Part, data_of, drawn_networks, in_fresh_process, peak_memory_mb, synthetic
 from benchmarks.step import variants
-from neon.agent import random_policy, rollout_together
-from neon.core import generator, get_protocol
-from neon.environment import EnvConfig, Table
-from neon.runs import RunConfig
-from neon.training import train_networks
+from neon.foundations.core import generator, get_protocol
+from neon.foundations.training import train_networks
+from neon.published.agent import random_policy, rollout_together
+from neon.published.environment import EnvConfig, Table
+from neon.published.runs import RunConfig
 
 DATASETS = {"step": ("diabetes", "waveform-5000", "house_8L"), "base": ("diabetes", "waveform-5000", "satimage", "house_8L"),
             "agent": ("diabetes", "satimage", "house_8L")}

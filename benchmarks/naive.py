@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from neon.core import TrainingConfig, torch_generator
-from neon.data import PreparedData
-from neon.environment import Cut
-from neon.networks import DenseNetwork
-from neon.surgery import replace_layer
+from neon.foundations.core import TrainingConfig, torch_generator
+from neon.foundations.data import PreparedData
+from neon.foundations.networks import DenseNetwork
+from neon.foundations.surgery import replace_layer
+from neon.published.environment import Cut
 
 STEP = TrainingConfig(epochs=100, batch_size=32, learning_rate=1e-3, patience=10)  # After a cut, as published
 BASE = TrainingConfig(epochs=100, batch_size=64, learning_rate=1e-3, patience=10)  # A base network that stops early

@@ -30,7 +30,7 @@ import torch
 
 from benchmarks import agent, base, compress, ecomp, gemm, growth, memory, similarity, step
 from benchmarks.common import Options, in_words, save, table_path
-from neon.core import NeonError
+from neon.foundations.core import NeonError
 
 BENCHMARKS = {"step": step.run, "base": base.run, "agent": agent.run, "growth": growth.run, "gemm": gemm.run, "memory": memory.run,
               "similarity": similarity.run, "ecomp": ecomp.run, "compress": compress.run}

@@ -7,9 +7,9 @@ from sklearn.manifold._t_sne import _joint_probabilities
 from sklearn.metrics import pairwise_distances
 
 from benchmarks.common import SEED, Options, Part, comparison, data_of, say, timed, trained
-from neon.core import generator, torch_generator
-from neon.networks import Architecture, DenseNetwork, Layer, build_network
-from neon.similarity import SimilarityLoss
+from neon.ecomp.similarity import SimilarityLoss
+from neon.foundations.core import generator, torch_generator
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
 
 WIDTHS, HIDDEN, PERPLEXITY = (230, 53), 256, 30.0  # Units of the widest and the narrowest child; of the parent
 SIZES = {100: (100, 15), 1000: (10, 5)}            # Rows of a batch -> networks, repetitions

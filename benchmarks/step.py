@@ -10,13 +10,13 @@ import numpy as np
 
 from benchmarks import naive
 from benchmarks.common import SEED, Options, Part, comparisons, data_of, drawn_networks, say, timed, trained
-from neon.core import generator, get_protocol
-from neon.data import PreparedData
-from neon.environment import PUBLISHED_MENU, Cut, EnvConfig, make_cuts, start_state
-from neon.features import FeatureExtractor, probe_rows
-from neon.networks import DenseNetwork
-from neon.surgery import keep_width
-from neon.training import evaluate
+from neon.foundations.core import generator, get_protocol
+from neon.foundations.data import PreparedData
+from neon.foundations.networks import DenseNetwork
+from neon.foundations.surgery import keep_width
+from neon.foundations.training import evaluate
+from neon.published.environment import PUBLISHED_MENU, Cut, EnvConfig, make_cuts, start_state
+from neon.published.features import FeatureExtractor, probe_rows
 
 DATASETS = ("diabetes", "waveform-5000", "house_8L")
 NETWORKS, MOST_CUTS = 6, {"house_8L": 24}  # Whole episodes, as many as fit; a naive step takes 5 to 16 seconds on house_8L

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from neon.agent import Agent, load_agent, save_agent
 from neon.cli import check_parameters, main
-from neon.core import NeonError, read_json, write_csv, write_json
-from neon.data import as_dataset, load_dataset, prepare
-from neon.environment import EnvConfig, PruningEnv
-from neon.legacy import read_checkpoint, read_legacy_data
-from neon.networks import Architecture, Layer, build_network, load_network, parse_network, save_network
-from neon.runs import RunConfig, open_run
+from neon.foundations.core import NeonError, read_json, write_csv, write_json
+from neon.foundations.data import as_dataset, load_dataset, prepare
+from neon.foundations.networks import Architecture, Layer, build_network, load_network, parse_network, save_network
+from neon.published.agent import Agent, load_agent, save_agent
+from neon.published.environment import EnvConfig, PruningEnv
+from neon.published.legacy import read_checkpoint, read_legacy_data
+from neon.published.runs import RunConfig, open_run
 
 
 def table(n: int = 40, **columns) -> tuple[pd.DataFrame, np.ndarray]:

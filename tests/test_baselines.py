@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from neon.baselines import (
+from neon.foundations.core import NeonError, TrainingConfig, torch_generator
+from neon.foundations.data import load_dataset, prepare
+from neon.foundations.networks import Architecture, Layer, build_network
+from neon.foundations.surgery import fold_norms, keep_width, slice_units
+from neon.foundations.training import predict, train_networks
+from neon.methods.guard import paired_drop, walk
+from neon.rivals.baselines import (
     BASELINES,
     Baseline,
     Offer,
@@ -17,12 +23,6 @@ from neon.baselines import (
     without_idle,
     without_smallest,
 )
-from neon.core import NeonError, TrainingConfig, torch_generator
-from neon.data import load_dataset, prepare
-from neon.guard import paired_drop, walk
-from neon.networks import Architecture, Layer, build_network
-from neon.surgery import fold_norms, keep_width, slice_units
-from neon.training import predict, train_networks
 
 OURS = ("majority", "logistic", "random", "uniform", "uniform_slice", "uniform_replace", "fixed", "l1_oneshot", "l1_iterative",
         "unstructured", "least_squares", "scratch", "scratch1", "distilled")

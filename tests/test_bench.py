@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base, common, ecomp, gemm, growth, memory, naive, run, step
 from benchmarks.common import COLUMNS, SEED, Options
-from neon.core import NeonError, TrainingConfig, generator
-from neon.ecomp import Parent, Scores
-from neon.environment import Cut, EnvConfig, make_cuts, start_state
-from neon.networks import Architecture, Layer, build_network
+from neon.ecomp.published import Parent, Scores
+from neon.foundations.core import NeonError, TrainingConfig, generator
+from neon.foundations.networks import Architecture, Layer, build_network
+from neon.published.environment import Cut, EnvConfig, make_cuts, start_state
 
 
 @pytest.fixture(scope="module")

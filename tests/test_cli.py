@@ -15,11 +15,11 @@ import neon
 from neon import cli
 from neon import data as neon_data
 from neon.cli import check_parameters, default_folder, main, run_settings, template_parameters
-from neon.core import NeonError
-from neon.data import REGISTRY, load_dataset
-from neon.ecomp_runs import EcompConfig, read_original, read_records, read_winners
-from neon.results import RESULT_COLUMNS, read_results, read_training
-from neon.runs import RunConfig
+from neon.ecomp.runs import EcompConfig, read_original, read_records, read_winners
+from neon.foundations.core import NeonError
+from neon.foundations.data import REGISTRY, load_dataset
+from neon.foundations.results import RESULT_COLUMNS, read_results, read_training
+from neon.published.runs import RunConfig
 
 COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())"]
 COMMANDS = ["", "data", "data list", "data show", "run", "networks", "train", "evaluate", "compress", "ecomp", "reinforce"]

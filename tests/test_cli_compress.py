@@ -11,9 +11,9 @@ import torch
 from sklearn.datasets import load_diabetes, load_iris
 
 from neon.cli import main
-from neon.core import TrainingConfig, torch_generator
-from neon.networks import Architecture, Layer, build_network, load_network, save_network
-from neon.training import AnnealConfig, anneal, predict, train_networks
+from neon.foundations.core import TrainingConfig, torch_generator
+from neon.foundations.networks import Architecture, Layer, build_network, load_network, save_network
+from neon.foundations.training import AnnealConfig, anneal, predict, train_networks
 
 COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())", "compress"]
 

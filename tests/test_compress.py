@@ -8,12 +8,12 @@ from sklearn.datasets import load_breast_cancer
 from torch import nn
 
 from neon.compress import CompressConfig, compress, compress_rows, hold_out, plain_cuts
-from neon.core import NeonError, torch_generator
-from neon.guard import METRICS, Guard, paired_drop
-from neon.networks import Architecture, Layer, build_network, load_network
-from neon.search import SearchConfig
-from neon.surgery import fold_norms
-from neon.training import AnnealConfig, anneal, predict
+from neon.compression.search import SearchConfig
+from neon.foundations.core import NeonError, torch_generator
+from neon.foundations.networks import Architecture, Layer, build_network, load_network
+from neon.foundations.surgery import fold_norms
+from neon.foundations.training import AnnealConfig, anneal, predict
+from neon.methods.guard import METRICS, Guard, paired_drop
 
 HURRY = SearchConfig(effort=0.25, rounds=1, starts=2)
 

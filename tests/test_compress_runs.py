@@ -2,7 +2,10 @@
 import pandas as pd
 import pytest
 
-from neon.compress_runs import (
+from neon.foundations.core import NeonError, write_csv
+from neon.foundations.data import prepare
+from neon.foundations.networks import load_network
+from neon.study.compress_runs import (
     COLUMNS,
     CONTROLS,
     CompressRun,
@@ -23,9 +26,6 @@ from neon.compress_runs import (
     twins_of,
     violation_table,
 )
-from neon.core import NeonError, write_csv
-from neon.data import prepare
-from neon.networks import load_network
 
 QUICK = CompressRun(("iris", "wine"), n_networks=1, budgets=(5.0, 20.0), agents=None, effort=0.1)
 

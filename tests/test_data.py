@@ -18,8 +18,8 @@ from sklearn.datasets import _openml
 from sklearn.model_selection import train_test_split
 
 from neon import data as neon_data
-from neon.core import PROTOCOLS, NeonError, generator
-from neon.data import (
+from neon.foundations.core import PROTOCOLS, NeonError, generator
+from neon.foundations.data import (
     NEON_DATASETS,
     REGISTRY,
     DatasetInfo,
@@ -98,7 +98,7 @@ def test_twins_point_at_each_other():
 @pytest.mark.parametrize("name", REGISTRY)
 def test_card_agrees_with_registry(name):
     card, info = (ROOT / "data" / f"{name}.md").read_text(encoding="utf-8"), REGISTRY[name]
-    assert card.startswith(data_card(info)), "the registry changed: run neon.data.write_data_cards"
+    assert card.startswith(data_card(info)), "the registry changed: run neon.foundations.data.write_data_cards"
     assert f"| rows | {info.n_rows} |" in card and info.licence in card
     measured = card.partition("rows measured: ")[2].partition(";")[0]
     assert measured or name in ("nomao", "meta_stream_intervals")

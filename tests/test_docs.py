@@ -71,7 +71,7 @@ def test_links_are_found():
 
 
 def test_there_is_something_to_check(notebooks):
-    assert "index.ipynb" in notebooks and "00_core.ipynb" in notebooks
+    assert "index.ipynb" in notebooks and "1_foundations/00_core.ipynb" in notebooks
 
 
 def test_every_notebook_opens_with_a_title_and_a_claim(notebooks):
@@ -151,12 +151,12 @@ def test_no_placeholder_is_left(root, notebooks):
 
 
 def test_readme_export():
-    cells = [("markdown", "# T\n\n> c [a](01_data.ipynb), ![f](../figures/f.svg), [x](https://x.org), [up](../LICENSE)"),
+    cells = [("markdown", "# T\n\n> c [a](1_foundations/01_data.ipynb), ![f](../figures/f.svg), [x](https://x.org), [up](../LICENSE)"),
              ("code", "#| hide\nimport os"), ("code", "#| echo: true\n1 + 1")]
     nb = {"cells": [{"cell_type": kind, "source": [source], "outputs": [{"data": {"text/plain": ["2"]}}] if kind == "code" else []}
                     for kind, source in cells]}
     text = project.readme(nb)
-    assert "[a](nbs/01_data.ipynb), ![f](figures/f.svg), [x](https://x.org), [up](LICENSE)" in text
+    assert "[a](nbs/1_foundations/01_data.ipynb), ![f](figures/f.svg), [x](https://x.org), [up](LICENSE)" in text
     assert "```python\n1 + 1\n```\n\n```text\n2\n```" in text and "import os" not in text and "#|" not in text
 
 
@@ -202,8 +202,8 @@ def documented_names(tree: ast.Module):
 
 
 def test_public_names_have_docstrings(root):
-    modules = [p for p in sorted((root / "neon").glob("*.py")) if not p.stem.startswith("_")]
-    trees = {p.name: ast.parse(p.read_text(encoding="utf-8")) for p in modules}
+    modules = [p for p in sorted((root / "neon").rglob("*.py")) if not p.stem.startswith("_")]
+    trees = {p.relative_to(root / "neon").as_posix(): ast.parse(p.read_text(encoding="utf-8")) for p in modules}
     bare = [f"neon/{file}: {name}" for file, tree in trees.items() for name, doc in documented_names(tree) if not doc]
     assert modules and not bare, "without a docstring:\n" + "\n".join(bare)
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from neon.ecomp import Individual, Parent, fitness, l1_population, recombine_blocks, score_population, selection_probabilities
-from neon.networks import Architecture, Layer, build_network
-from neon.similarity import SimilarityLoss
+from neon.ecomp.published import Individual, Parent, fitness, l1_population, recombine_blocks, score_population, selection_probabilities
+from neon.ecomp.similarity import SimilarityLoss
+from neon.foundations.networks import Architecture, Layer, build_network
 
 ROWS = ("layer_1_linear", "layer_2_linear", "output")
 KINDS = {"w021": (0, 2, 1), "w121": (1, 2, 1), "w100": (1, 0, 0)}

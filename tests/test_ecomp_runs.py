@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from neon import evolution
-from neon.core import NeonError, read_json, write_json
-from neon.ecomp_runs import (
+from neon.ecomp import evolution
+from neon.ecomp.runs import (
     RECORD_COLUMNS,
     WEIGHTINGS,
     WINNER_COLUMNS,
@@ -26,8 +25,9 @@ from neon.ecomp_runs import (
     train_parent,
     weightings_table,
 )
-from neon.networks import Architecture, Layer, build_network, load_network, save_network
-from neon.training import evaluate
+from neon.foundations.core import NeonError, read_json, write_json
+from neon.foundations.networks import Architecture, Layer, build_network, load_network, save_network
+from neon.foundations.training import evaluate
 
 SMALL = EcompConfig("digits", hidden=(24, 16), parent_epochs=15, pop_size=8, generations=6)
 ORIGINAL = "2026-11-20_lossweights121_1.json"

@@ -14,23 +14,12 @@ from hypothesis import strategies as st
 from test_properties import architectures, build, close, padding, quick
 from torch import nn
 
-from neon import surgery
-from neon.agent import (
-    Agent,
-    AgentConfig,
-    actor_policy,
-    compress_networks,
-    fixed_policy,
-    random_policy,
-    rollout_together,
-    train_agent,
-)
-from neon.core import TrainingConfig, flush_denormals, generator, torch_generator
-from neon.data import as_dataset, prepare
-from neon.environment import MAX_PASSES, PUBLISHED_MENU, WIDE_MENU, EnvConfig, Memo, PruningEnv, PruningVectorEnv, Table
-from neon.networks import Architecture, DenseNetwork, Layer, build_network
-from neon.surgery import IMPORTANCES, RIDGES, get_importance, keep_width, refit_units, ridge_refit, slice_units
-from neon.training import (
+from neon.foundations import surgery
+from neon.foundations.core import TrainingConfig, flush_denormals, generator, torch_generator
+from neon.foundations.data import as_dataset, prepare
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
+from neon.foundations.surgery import IMPORTANCES, RIDGES, get_importance, keep_width, refit_units, ridge_refit, slice_units
+from neon.foundations.training import (
     Prefix,
     Stack,
     _adam,
@@ -41,10 +30,21 @@ from neon.training import (
     evaluate,
     predict,
     stack_losses,
-    train_networks,
     train_layers,
+    train_networks,
     train_stack,
 )
+from neon.published.agent import (
+    Agent,
+    AgentConfig,
+    actor_policy,
+    compress_networks,
+    fixed_policy,
+    random_policy,
+    rollout_together,
+    train_agent,
+)
+from neon.published.environment import MAX_PASSES, PUBLISHED_MENU, WIDE_MENU, EnvConfig, Memo, PruningEnv, PruningVectorEnv, Table
 
 RECOVERIES = ["replace", "slice", "refit"]
 STEP = TrainingConfig(epochs=4, batch_size=16, learning_rate=0.01, patience=2)

@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from neon.core import NeonError
 from neon.estimators import NeonClassifier, NeonRegressor
+from neon.foundations.core import NeonError
 
 QUICK = {"hidden_layer_sizes": (16,), "agent": None, "effort": 0.1, "max_epochs": 60, "random_state": 0}
 TOO_FEW = pytest.mark.filterwarnings("ignore:.*too few to compress:UserWarning")

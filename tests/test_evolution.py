@@ -7,9 +7,19 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_diabetes
 from torch import nn
 
-import neon.evolution
-from neon.core import NeonError, generator, torch_generator
-from neon.ecomp import (
+import neon.ecomp.evolution
+from neon.ecomp.evolution import PRESETS, EvolutionConfig, Ground, evolve, get_preset
+from neon.ecomp.operators import (
+    Teacher,
+    crowding_distance,
+    mutate_widths,
+    pareto_ranks,
+    recombine_aligned,
+    survivors,
+    with_linear_layers,
+    with_origins,
+)
+from neon.ecomp.published import (
     TASKS,
     Individual,
     Parent,
@@ -20,19 +30,9 @@ from neon.ecomp import (
     recombine_blocks,
     uniform_share,
 )
-from neon.evolution import PRESETS, EvolutionConfig, Ground, evolve, get_preset
-from neon.networks import Architecture, DenseNetwork, Layer, build_network
-from neon.operators import (
-    Teacher,
-    crowding_distance,
-    mutate_widths,
-    pareto_ranks,
-    recombine_aligned,
-    survivors,
-    with_linear_layers,
-    with_origins,
-)
-from neon.training import predict
+from neon.foundations.core import NeonError, generator, torch_generator
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
+from neon.foundations.training import predict
 
 few = settings(max_examples=15, deadline=None, derandomize=True)
 seeds = st.integers(0, 9)
@@ -320,15 +320,15 @@ def test_a_seed_names_a_search(spirals, config):
 
 @SEARCHES
 def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(spirals, config, tmp_path, monkeypatch):
-    whole, path, step = evolve(*spirals, config), tmp_path/"search", neon.evolution._next
+    whole, path, step = evolve(*spirals, config), tmp_path/"search", neon.ecomp.evolution._next
 
     def interrupted(state, *rest):
         if state.generation == 3: raise KeyboardInterrupt
         step(state, *rest)
 
-    monkeypatch.setattr(neon.evolution, "_next", interrupted)
+    monkeypatch.setattr(neon.ecomp.evolution, "_next", interrupted)
     with pytest.raises(KeyboardInterrupt): evolve(*spirals, config, checkpoint=path, every=2)
-    monkeypatch.setattr(neon.evolution, "_next", step)
+    monkeypatch.setattr(neon.ecomp.evolution, "_next", step)
     with pytest.raises(NeonError, match="seed"): evolve(*spirals, config, seed=1, checkpoint=path)
     resumed = evolve(*spirals, config, checkpoint=path)
     assert resumed.records == whole.records and not path.exists()

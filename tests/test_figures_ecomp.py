@@ -3,8 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neon.core import NeonError
-from neon.figures import WEIGHTING_STYLES, mean_curves, population_curves, save_figure, size_fronts, winner_boxes
+from neon.foundations.core import NeonError
+from neon.foundations.figures import WEIGHTING_STYLES, mean_curves, population_curves, save_figure, size_fronts, winner_boxes
 
 MEASURES = ("fitness", "accuracy", "loss", "similarity", "size")
 

@@ -9,10 +9,7 @@ import pytest
 import torch
 
 import neon
-from neon.agent_runs import deal_folds, evaluate_agent, origins_of, recorded, stranger_chooser
-from neon.core import NeonError, TrainingConfig, torch_generator
-from neon.data import load_dataset, prepare
-from neon.generic import (
+from neon.compression.planner import (
     Decision,
     GenericAgent,
     GenericConfig,
@@ -28,9 +25,12 @@ from neon.generic import (
     save_generic,
     train_generic,
 )
-from neon.networks import Architecture, Layer, build_network
-from neon.planning import PlanConfig, PlanEpisode
-from neon.training import train_networks
+from neon.compression.planning import PlanConfig, PlanEpisode
+from neon.foundations.core import NeonError, TrainingConfig, torch_generator
+from neon.foundations.data import load_dataset, prepare
+from neon.foundations.networks import Architecture, Layer, build_network
+from neon.foundations.training import train_networks
+from neon.study.agent_runs import deal_folds, evaluate_agent, origins_of, recorded, stranger_chooser
 
 RULES = PlanConfig(trim=16, steps=30, passes=3)
 QUICK = GenericConfig(iterations=3, groups=1, episodes=4, epochs=2, imitation=3)

@@ -11,15 +11,15 @@ from gymnasium.vector import AutoresetMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from neon import training
-from neon.agent import Agent, AgentConfig, compress_networks, train_agent
-from neon.core import TrainingConfig, generator, resolve_device, torch_generator
-from neon.data import as_dataset, prepare
-from neon.environment import Cut, EnvConfig, PruningVectorEnv, make_cuts, start_state
-from neon.networks import Architecture, DenseNetwork, Layer, build_network
-from neon.runs import RunConfig, prepare_run, run
-from neon.surgery import refit_units
-from neon.training import evaluate, predict, train_networks, train_stack
+from neon.foundations import training
+from neon.foundations.core import TrainingConfig, generator, resolve_device, torch_generator
+from neon.foundations.data import as_dataset, prepare
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
+from neon.foundations.surgery import refit_units
+from neon.foundations.training import evaluate, predict, train_networks, train_stack
+from neon.published.agent import Agent, AgentConfig, compress_networks, train_agent
+from neon.published.environment import Cut, EnvConfig, PruningVectorEnv, make_cuts, start_state
+from neon.published.runs import RunConfig, prepare_run, run
 
 DEVICE = "cuda"
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: torch.cuda.is_available() is False")

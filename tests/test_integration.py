@@ -4,7 +4,12 @@ import pandas as pd
 import pytest
 import torch
 
-from neon.agent import (
+from neon.foundations.core import Protocol, TrainingConfig, generator, torch_generator
+from neon.foundations.data import as_dataset, prepare
+from neon.foundations.networks import Architecture, Layer, build_network, load_network, save_network
+from neon.foundations.results import RESULT_COLUMNS, check_results, check_training, join_pairs, read_results, results_table, write_results
+from neon.foundations.training import evaluate, train_networks
+from neon.published.agent import (
     Agent,
     AgentConfig,
     actor_policy,
@@ -16,13 +21,8 @@ from neon.agent import (
     save_agent,
     train_agent,
 )
-from neon.core import Protocol, TrainingConfig, generator, torch_generator
-from neon.data import as_dataset, prepare
-from neon.environment import EnvConfig, PruningEnv
-from neon.networks import Architecture, Layer, build_network, load_network, save_network
-from neon.results import RESULT_COLUMNS, check_results, check_training, join_pairs, read_results, results_table, write_results
-from neon.runs import RunConfig, evaluate_run, result_rows, split_networks, train_base_networks, train_run_agent
-from neon.training import evaluate, train_networks
+from neon.published.environment import EnvConfig, PruningEnv
+from neon.published.runs import RunConfig, evaluate_run, result_rows, split_networks, train_base_networks, train_run_agent
 
 STEP = TrainingConfig(epochs=5, batch_size=64, learning_rate=5e-3, patience=2)
 
@@ -184,7 +184,7 @@ def test_training_goes_on_from_a_checkpoint(data, networks, rules, tmp_path, mon
     for n in (2, 6):
         checkpoint = tmp_path/f"{n}.safetensors"
         with monkeypatch.context() as patch:
-            patch.setattr("neon.agent.save_agent", stop_at(n))
+            patch.setattr("neon.published.agent.save_agent", stop_at(n))
             with pytest.raises(Stop): train_agent(networks[:2], data, rules, config, 0, 1, checkpoint, -1, progress=False)
         resumed = train_agent(networks[:2], data, rules, config, 0, 1, checkpoint, progress=False)
         assert resumed.log == whole.log and same_weights(resumed.actor, whole.actor) and same_weights(resumed.critic, whole.critic)

@@ -67,19 +67,23 @@ def mixes_imports(source: str) -> bool:
     return len(kinds) == 2
 
 
-def imported_modules(tree: ast.AST) -> set[str]:
-    "Full names of the modules that a syntax tree imports, at any depth; `from neon import core` counts as neon.core."
+def imported_modules(tree: ast.AST, package: str = "neon") -> set[str]:
+    "Full names of what a syntax tree imports, at any depth; relative imports count from `package`."
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            module = ".".join(filter(None, ["neon" if node.level else "", node.module]))  # the package is flat: `.core` is neon.core
-            names |= {f"{module}.{alias.name}" for alias in node.names} if module == "neon" else {module}
+            base = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return names
 
 
-def neon_modules(tree: ast.AST) -> set[str]:
-    return {name.split(".")[1] for name in imported_modules(tree) if name.startswith("neon.")}
+def neon_modules(tree: ast.AST, known: set[str], package: str = "neon") -> set[str]:
+    "Modules of ours that a syntax tree imports, without the leading `neon.`; a name that no notebook exports stays as it is."
+    names = {name.removeprefix("neon.") for name in imported_modules(tree, package) if name.startswith("neon.")}
+    inside = lambda name: any(m == name or name.startswith(f"{m}.") or m.startswith(f"{name}.") for m in known)
+    return {name for name in names if name in known or not inside(name)}
 
 
 def leaks_of(tree: ast.Module) -> list[str]:
@@ -127,8 +131,10 @@ def test_directive_errors_are_found(source, error):
 def test_mixed_cells_and_imports_are_found():
     assert mixes_imports("import os\nx = 1") and mixes_imports("#| export\nfrom a import b\n\ndef f(): pass")
     assert not mixes_imports("import os\nfrom a import b") and not mixes_imports("x = 1\ndef f():\n    import os\n")
-    imports = "from neon import core, data\nimport neon.agent as a\nfrom neon.cli import main\nfrom .reward import x\nfrom . import runs"
-    assert neon_modules(ast.parse(imports)) == {"core", "data", "agent", "cli", "reward", "runs"}
+    imports = "from neon.foundations import core\nimport neon.cli as a\nfrom neon.published.agent import f\nfrom ..methods.guard import x\nfrom . import runs"
+    known = {"foundations.core", "cli", "published.agent", "methods.guard", "published.runs"}
+    assert neon_modules(ast.parse(imports), known, "neon.published") == known
+    assert neon_modules(ast.parse("from neon.nowhere import x\nfrom .core import y"), known) == {"nowhere", "nowhere.x", "core", "core.y"}
 
 
 def test_directives_are_well_formed(notebooks):
@@ -139,7 +145,7 @@ def test_directives_are_well_formed(notebooks):
 def test_default_exp_stands_alone_and_first(notebooks, modules):
     for path in modules.values():
         first = notebooks[path]["cells"][0]
-        assert re.fullmatch(r"#\| default_exp [a-z_]+", source_of(first)), f"nbs/{path}: the first cell is not a lone `#| default_exp`"
+        assert re.fullmatch(r"#\| default_exp [a-z_.]+", source_of(first)), f"nbs/{path}: the first cell is not a lone `#| default_exp`"
 
 
 def test_only_notebooks_with_a_module_export(notebooks, modules):
@@ -148,7 +154,7 @@ def test_only_notebooks_with_a_module_export(notebooks, modules):
 
 
 def test_every_module_has_its_notebook(root, modules):
-    written = {p.stem for p in (root / "neon").glob("*.py") if not p.stem.startswith("_")}
+    written = {".".join(p.relative_to(root / "neon").with_suffix("").parts) for p in (root / "neon").rglob("*.py") if not p.stem.startswith("_")}
     assert written == set(modules), "modules without a notebook, or notebooks never exported"
 
 
@@ -179,16 +185,30 @@ def test_exported_code_keeps_to_the_rules(notebooks, modules):
             assert not seeded, f"nbs/{path}: exported code touches a global generator: {seeded}"
 
 
+def uses_of(root, name: str, notebook: dict, known: set[str]) -> dict[str, set[str]]:
+    "Where -> the modules of ours that the notebook of a module, and its export, import."
+    file = f"neon/{name.replace('.', '/')}.py"
+    package = ".".join(["neon", *name.split(".")[:-1]])
+    cells = set().union(*(neon_modules(parsed(source), known) for source in code_cells(notebook)))
+    return {"the notebook": cells, file: neon_modules(ast.parse((root / file).read_text(encoding="utf-8")), known, package)}
+
+
 def test_a_module_imports_only_lower_numbers(root, notebooks, modules):
     order = {name: position for position, name in enumerate(modules)}
     for name, path in modules.items():
-        trees = {f"nbs/{path}": [parsed(s) for s in code_cells(notebooks[path])],
-                 f"neon/{name}.py": [ast.parse((root / "neon" / f"{name}.py").read_text(encoding="utf-8"))]}
-        for where, parts in trees.items():
-            used = set().union(*map(neon_modules, parts)) - {name, "__version__"}
-            assert used <= set(order), f"{where} imports what no notebook exports: {sorted(used - set(order))}"
+        for where, found in uses_of(root, name, notebooks[path], set(modules)).items():
+            used = found - {name, "__version__"}
+            assert used <= set(order), f"{where} of nbs/{path} imports what no notebook exports: {sorted(used - set(order))}"
             above = sorted(m for m in used if order[m] > order[name])
-            assert not above, f"{where} imports from higher-numbered notebooks: {above}"
+            assert not above, f"{where} of nbs/{path} imports from higher-numbered notebooks: {above}"
+
+
+def test_no_arrow_between_wings_points_upward(root, notebooks, modules):
+    "A wing is a numbered folder of notebooks; what it imports lies in itself or in a folder of a lower number."
+    wing = {name: path.split("/")[0] for name, path in modules.items()}
+    arrows = {(wing[name], wing[used]) for name, path in modules.items()
+              for found in uses_of(root, name, notebooks[path], set(modules)).values() for used in found & set(modules)}
+    assert len(set(wing.values())) <= 9 and not [(a, b) for a, b in arrows if b > a]
 
 
 def test_exports_and_readme_are_current(root):

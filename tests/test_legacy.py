@@ -20,11 +20,11 @@ import pytest
 import torch
 from torch import nn
 
-from neon import legacy
-from neon.core import NeonError, TrainingConfig, torch_generator
-from neon.data import as_dataset, prepare
-from neon.networks import Architecture, Layer, build_network
-from neon.training import predict
+from neon.foundations.core import NeonError, TrainingConfig, torch_generator
+from neon.foundations.data import as_dataset, prepare
+from neon.foundations.networks import Architecture, Layer, build_network
+from neon.foundations.training import predict
+from neon.published import legacy
 
 LEGACY = Path(__file__).resolve().parent / "fixtures" / "legacy"
 SAMPLE = "results_Agent_warmup_diabetes_mini_learn_new_layers_only_True_acc_reduction_5_test.csv"
@@ -112,7 +112,7 @@ ATTACKS = {
     "dotted name": lambda touch: by_stack("torch", "os.system", touch),
     "dotted name in __main__": lambda touch: by_stack("__main__", "os.system", touch),
     "getattr": lambda touch: by_name("__builtin__", "getattr", touch),
-    "the reader itself": lambda touch: by_name("neon.legacy", "pickle", touch),
+    "the reader itself": lambda touch: by_name("neon.published.legacy", "pickle", touch),
     "numpy": lambda touch: by_name("numpy.testing._private.utils", "runstring", touch),
 }
 
@@ -148,7 +148,7 @@ def test_absurd_pickles_are_refused(pickled, container, tmp_path):
     file = tmp_path / "netX0model.pt"
     file.write_bytes(container(pickled))
     with pytest.raises(NeonError, match="netX0model.pt"): legacy.read_checkpoint(file)
-    assert legacy._Record.__module__ == "neon.legacy" and not hasattr(legacy._Record, "x")
+    assert legacy._Record.__module__ == "neon.published.legacy" and not hasattr(legacy._Record, "x")
 
 
 def test_reading_does_not_change_between_files(tmp_path):

@@ -9,10 +9,10 @@ import papermill
 import pytest
 
 from neon.cli import find_template, template_parameters
-from neon.core import read_json
-from neon.ecomp_runs import EcompConfig, read_original, read_records, read_winners
-from neon.results import RESULT_COLUMNS, read_results, read_training
-from neon.runs import RunConfig, split_networks
+from neon.ecomp.runs import EcompConfig, read_original, read_records, read_winners
+from neon.foundations.core import read_json
+from neon.foundations.results import RESULT_COLUMNS, read_results, read_training
+from neon.published.runs import RunConfig, split_networks
 
 COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())", "run"]
 SETTINGS = {"dataset": "wine", "n_networks": 4, "n_test": 1, "episodes": 3, "passes": 1}

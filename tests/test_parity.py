@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from torch import nn
 
-from neon.core import generator
-from neon.features import (
+from neon.foundations.core import generator
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network, parse_network, random_architecture
+from neon.published.features import (
     MAP_SHAPES,
     MAX_UNITS,
     STATISTICS,
@@ -31,8 +32,7 @@ from neon.features import (
     unit_statistics,
     weight_map,
 )
-from neon.networks import Architecture, DenseNetwork, Layer, build_network, parse_network, random_architecture
-from neon.reward import change_in_points, first_reward, parameter_credit, published_reward, second_reward, width_credit
+from neon.published.reward import change_in_points, first_reward, parameter_credit, published_reward, second_reward, width_credit
 
 FIXTURES = Path(__file__).parent/"fixtures"/"neon"
 INDEX = json.loads((FIXTURES/"index.json").read_text())
@@ -313,7 +313,7 @@ def episode(i: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("i", EPISODES)
 def test_discounted_returns(i):
     "Kept: gamma 0.99, nothing after the last step."
-    from neon.agent import discounted_returns
+    from neon.published.agent import discounted_returns
     facts = episode(i)
     assert_allclose(np.asarray(discounted_returns(facts["rewards"], 0.99)), facts["returns"], rtol=1e-5, atol=1e-4)
 
@@ -321,7 +321,7 @@ def test_discounted_returns(i):
 @pytest.mark.parametrize("i", EPISODES)
 def test_each_action_gets_its_own_advantage(i):
     "Corrected: (T,) log-probabilities times (T, 1) advantages broadcast to T x T, and every action got the mean advantage."
-    from neon.agent import policy_gradient_loss
+    from neon.published.agent import policy_gradient_loss
     facts = episode(i)
     logits = facts["logits"].clone().requires_grad_()
     log_probs = torch.log_softmax(logits, 1).gather(1, facts["actions"][:, None]).squeeze(1)
@@ -359,7 +359,7 @@ def swapped(maps: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_actor_has_the_original_parameters():
-    from neon.agent import Actor, Critic
+    from neon.published.agent import Actor, Critic
     actor, critic = Actor(), Critic()
     assert [[name, list(p.shape)] for name, p in actor.named_parameters()] == INDEX["actor"]["parameters"]
     assert sum(p.numel() for p in actor.parameters()) == INDEX["actor"]["actor_total"] == 10_269_076
@@ -369,7 +369,7 @@ def test_actor_has_the_original_parameters():
 def test_actor_and_critic_outputs():
     """Corrected: branch names (swapped here to compare). Kept: batch norm over one state at a time, so that a batch of five
     states gives what five single states gave. `Actor` returns logits (batch, 5), `Critic` values, one per state."""
-    from neon.agent import Actor, Critic
+    from neon.published.agent import Actor, Critic
     batch = swapped(states())
     with torch.no_grad():
         actor, critic = Actor(), Critic()

@@ -6,11 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from neon.core import NeonError, TrainingConfig, generator, torch_generator
-from neon.data import load_dataset, prepare
-from neon.generic import play, random_chooser, schedule_chooser
-from neon.networks import Architecture, Layer, build_network
-from neon.planning import (
+from neon.compression.planner import play, random_chooser, schedule_chooser
+from neon.compression.planning import (
     PLAN_REWARDS,
     RATIOS,
     Bundle,
@@ -27,8 +24,11 @@ from neon.planning import (
     rightness,
     within_budget,
 )
-from neon.surgery import cut_widths, fold_norms, forward_order, nested_fits, refit_widths, remove_layer, select_inputs
-from neon.training import evaluate, predict, train_networks
+from neon.foundations.core import NeonError, TrainingConfig, generator, torch_generator
+from neon.foundations.data import load_dataset, prepare
+from neon.foundations.networks import Architecture, Layer, build_network
+from neon.foundations.surgery import cut_widths, fold_norms, forward_order, nested_fits, refit_widths, remove_layer, select_inputs
+from neon.foundations.training import evaluate, predict, train_networks
 
 
 def network_of(*rows, n_inputs=13, name="net"):

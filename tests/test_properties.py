@@ -10,15 +10,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from neon.agent import random_policy, rollout
-from neon.core import TrainingConfig, generator, torch_generator
-from neon.data import as_dataset, prepare
-from neon.environment import EnvConfig, PruningEnv
-from neon.features import feature_maps, standardise
-from neon.networks import Architecture, DenseNetwork, Layer, build_network, load_network, parse_network, save_network
-from neon.reward import TOLERANCE, parameter_credit, published_reward, width_credit
-from neon.surgery import keep_width, l1_importance, most_important, replace_layer, slice_units
-from neon.training import Stack, _adam, _shrink, predict, train_networks
+from neon.foundations.core import TrainingConfig, generator, torch_generator
+from neon.foundations.data import as_dataset, prepare
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network, load_network, parse_network, save_network
+from neon.foundations.surgery import keep_width, l1_importance, most_important, replace_layer, slice_units
+from neon.foundations.training import Stack, _adam, _shrink, predict, train_networks
+from neon.published.agent import random_policy, rollout
+from neon.published.environment import EnvConfig, PruningEnv
+from neon.published.features import feature_maps, standardise
+from neon.published.reward import TOLERANCE, parameter_credit, published_reward, width_credit
 
 quick = settings(max_examples=50, deadline=None, derandomize=True)
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu"]

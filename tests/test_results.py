@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from neon.core import NeonError
-from neon.figures import compression_against_accuracy, learning_curve, save_figure, widths_before_after
-from neon.results import (
+from neon.foundations.core import NeonError
+from neon.foundations.figures import compression_against_accuracy, learning_curve, save_figure, widths_before_after
+from neon.foundations.results import (
     RESULT_COLUMNS,
     TRAINING_COLUMNS,
     bootstrap_interval,

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from neon.cli import main
-from neon.core import read_json
+from neon.foundations.core import read_json
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="kills and counts processes the Linux way")
 

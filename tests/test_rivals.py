@@ -9,12 +9,12 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from neon.baselines import BASELINES, Target, choose, trainable
-from neon.core import NeonError, generator
-from neon.data import load_dataset, prepare
-from neon.networks import Architecture, Layer, build_network
-from neon.rivals import AmcConfig, LayerEnv, Refits, amc_path, even_widths, learn_widths, optional
-from neon.training import AnnealConfig, anneal, predict
+from neon.foundations.core import NeonError, generator
+from neon.foundations.data import load_dataset, prepare
+from neon.foundations.networks import Architecture, Layer, build_network
+from neon.foundations.training import AnnealConfig, anneal, predict
+from neon.rivals.baselines import BASELINES, Target, choose, trainable
+from neon.rivals.pruners import AmcConfig, LayerEnv, Refits, amc_path, even_widths, learn_widths, optional
 
 NAMES = ("tp_magnitude", "tp_taylor", "lap1", "lap4", "admm1", "admm4", "amc1", "amc4")
 PUBLISHED = [name for name in NAMES if not name.startswith("amc")]

@@ -9,8 +9,7 @@ import torch
 from sklearn.manifold import _t_sne
 from sklearn.metrics import pairwise_distances
 
-from neon.core import NeonError, generator
-from neon.similarity import (
+from neon.ecomp.similarity import (
     EPSILON,
     DistanceLoss,
     SimilarityLoss,
@@ -20,6 +19,7 @@ from neon.similarity import (
     squared_distances,
     student_probabilities,
 )
+from neon.foundations.core import NeonError, generator
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_where_bisection_stops():
     betas = bisected_precisions(rows)
     square = torch.zeros(300, 81, 81, dtype=torch.float64)
     square[:, 0, 1:] = rows
-    from neon.similarity import _solve
+    from neon.ecomp.similarity import _solve
     assert torch.equal(_solve(square, 30.0)[0][:, 0], betas)
     ends = np.array([1.0, 0.75, 2.0]), np.array([1.0, 0.75, 3.999])
     assert fewest_digits(*ends).tolist() == [1, 0.75, 2]
@@ -209,7 +209,7 @@ def test_a_loss_is_copied_sent_and_shared():
 
 
 def test_groups_and_parts_do_not_matter(monkeypatch):
-    from neon import similarity
+    from neon.ecomp import similarity
     parent, children = population(5, samples=70, children=9)
     losses = SimilarityLoss(parent).population(children)
     for together, cached in ((5000, 5000), (20_000, 7000), (1, 1), (10**6, 10**6)):

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from neon.cli import find_template, main, study_profile, template_parameters
-from neon.compress_runs import twins_of
-from neon.core import NeonError, read_json
-from neon.generic import load_generic, save_generic
-from neon.study import (
+from neon.compression.planner import load_generic, save_generic
+from neon.foundations.core import NeonError, read_json
+from neon.study.compress_runs import twins_of
+from neon.study.jobs import (
     STUDY_COLUMNS,
     STUDY_METHODS,
     StudyConfig,
@@ -33,7 +33,7 @@ from neon.study import (
 CONFIG = StudyConfig(datasets=("iris",), methods=("majority", "uniform"), n_networks=2, epochs=3)
 KILLED = """
 import os, sys
-from neon import study
+from neon.study import jobs as study
 config, done, work = study.StudyConfig.from_dict({config!r}), [], study.run_job
 def run_job(*arguments):
     if len(done) == 2: os.kill(os.getpid(), 9)

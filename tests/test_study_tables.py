@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from neon.core import NeonError
-from neon.study_figures import Page, curves_figure, front_figure, oracle_figure, rank_figure
-from neon.study_tables import (
+from neon.foundations.core import NeonError
+from neon.study.figures import Page, curves_figure, front_figure, oracle_figure, rank_figure
+from neon.study.tables import (
     Study,
     alike,
     as_text,

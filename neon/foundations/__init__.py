@@ -1,0 +1,1 @@
+"Seeds, data, networks, training, surgery, tables and figures: what everything else stands on."

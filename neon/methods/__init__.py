@@ -1,0 +1,1 @@
+"The promise about the score, and what a method of compression is."

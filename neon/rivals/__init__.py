@@ -1,0 +1,1 @@
+"Other ways to a small network, behind the interface of every method."

@@ -1,0 +1,1 @@
+"Every method on every network: jobs, tables and figures."
