@@ -25,7 +25,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from torch import nn
 
 from neon.compress import compress
-from neon.compression.planner import load_generic, plan_budgets
+from neon.compression.planner import load_planner, plan_budgets
 from neon.compression.search import SearchConfig
 from neon.ecomp.evolution import PRESETS, evolve
 from neon.ecomp.runs import EcompConfig, run_experiment
@@ -60,7 +60,7 @@ def study(folder: Path) -> dict[str, str]:
 
 def plans() -> dict[str, str]:
     "The shipped planner on ten random networks, of two data sets."
-    agent, found = load_generic("generic"), {}
+    agent, found = load_planner("generic"), {}
     for name in ("wine", "breast_cancer"):
         data = prepare(load_dataset(name), "strict", seed=0)
         rows = data.X_train, data.y_train, data.X_validation, data.y_validation

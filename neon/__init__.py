@@ -1,7 +1,9 @@
+"Small dense networks within an accuracy budget."
 __version__ = "0.1.0"
 
 
-def load_agent(name="generic"):
-    "The agent that comes with the package, or one from a file; see `neon.compression.planner.load_generic`."
-    from .compression.planner import load_generic
-    return load_generic(name)
+def __getattr__(name: str):
+    "`neon.load_planner`: the planner that comes with the package, found when it is asked for."
+    if name != "load_planner": raise AttributeError(f"module 'neon' has no attribute {name!r}")
+    from .compression.planner import load_planner
+    return load_planner

@@ -49,7 +49,7 @@ from neon.study.jobs import (
     jobs,
     latencies,
     learning_curves,
-    rows_file,
+    entries_file,
     run_study,
 )
 
@@ -512,7 +512,7 @@ def study_settings(args: argparse.Namespace) -> tuple[StudyConfig, Path]:
 
 def study_state(config: StudyConfig, folder: Path) -> pd.DataFrame: # job, state
     "All jobs, in their order, and which are done."
-    state = lambda job: "done" if rows_file(job, folder).exists() else "failed" if failure_file(job, folder).exists() else "waiting"
+    state = lambda job: "done" if entries_file(job, folder).exists() else "failed" if failure_file(job, folder).exists() else "waiting"
     return pd.DataFrame([(str(job), state(job)) for job in jobs(config)], columns=["job", "state"])
 
 # %% ../nbs/9_command/00_cli.ipynb #a12ef8f1

@@ -31,7 +31,7 @@ from neon.compression.export import (
     from_sklearn,
     is_sklearn_network,
     last_step,
-    network_rows,
+    estimator_inputs,
     report_table,
     save_compressed,
     to_onnx,
@@ -40,7 +40,7 @@ from neon.compression.export import (
     with_scaling,
     with_values,
 )
-from .compression.planner import GenericAgent, PlanResult, load_generic, plan_budgets
+from .compression.planner import Planner, PlanResult, load_planner, plan_budgets
 from .methods.guard import Drop, Guard, influence, paired_drop, walk
 from .foundations.networks import DenseNetwork, parse_network
 from .compression.search import Candidate, Search, SearchConfig, front as size_front, run_search
@@ -132,7 +132,7 @@ def octaves(search: Search, candidates: Iterable[Candidate], bound: Callable[[Ca
 
 def line_up(search: Search, guard: Guard, rows: tuple[int, int]) -> tuple[list[Candidate], list[Candidate]]:
     "The best blind candidates, and the best of all that may be within the budget; for so many validation and guard rows."
-    ladder = octaves(search, (c for c in search.pool if c.blind), lambda c: blind_bound(c.seen, rows[0]))
+    ladder = octaves(search, (c for c in search.pool if c.without_comparison), lambda c: blind_bound(c.seen, rows[0]))
     within = [c for c in search.pool if c.drop.points - c.drop.error <= guard.budget]
     return ladder, octaves(search, within, lambda c: likely_bound(guard, c.drop, rows[1]))
 
@@ -252,10 +252,10 @@ def explain(result: Compressed) -> list[str]:
     return sentences + [f"refused: {describe(a.candidate.network, a.drop)}" for a in refused[:1]]
 
 # %% ../nbs/7_doors/00_compress.ipynb #3643f87f
-def make_plans(network: DenseNetwork, rows: Rows, config: CompressConfig, planner: GenericAgent | None = None) -> list[PlanResult]:
+def make_plans(network: DenseNetwork, rows: Rows, config: CompressConfig, planner: Planner | None = None) -> list[PlanResult]:
     "What the agent would do for each budget, by the quick rules it learnt under; nothing without an agent, or in regression."
     if rows.y.dtype.is_floating_point or (planner is None and config.agent is None): return []
-    agent = planner or load_generic(config.agent)
+    agent = planner or load_planner(config.agent)
     agent = agent if config.search.select_inputs else agent.under(inputs=False)
     return plan_budgets(agent, network, rows.x, rows.y, rows.x_compare, rows.y_compare, config.budgets, config.seed, agent.plan)
 
@@ -272,20 +272,20 @@ def compress_rows(
     network: DenseNetwork,
     rows: Rows,
     config: CompressConfig = CompressConfig(),
-    planner: GenericAgent | None = None, # Agent to plan with; None: the one that `config` names
+    planner: Planner | None = None, # Agent to plan with; None: the one that `config` names
     progress: bool = False,       # Show a progress bar?
 ) -> list[Compressed]:            # One per budget
     "Plan, search, and ask the guard; on the CPU in one thread, which is faster for networks as small as these."
     with single_thread(), tqdm(total=4 + config.search.rounds + 3, desc="compress", disable=not progress) as bar:
-        def tell(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
+        def callback(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
         start, network = time.monotonic(), fold_norms(network.to(rows.x.device))
-        search, plans = gather_candidates(network, rows, config, planner, tell)
+        search, plans = gather_candidates(network, rows, config, planner, callback)
         found = []
         for guard, plan in itertools.zip_longest(config.guards(), plans):
             best, asked = ask(search, guard, network, rows)
             found.append(Compressed(best.candidate.network, network, guard, best.drop, best.candidate.origin, asked,
                                     size_front(search.pool, search.size), plan, best.score, 0.0))
-        tell("guard")
+        callback("guard")
     seconds = time.monotonic() - start
     return [replace(result, seconds=seconds) for result in found]
 
@@ -294,21 +294,21 @@ def gather_candidates(
     network: DenseNetwork,        # Without norms
     rows: Rows,
     config: CompressConfig = CompressConfig(),
-    planner: GenericAgent | None = None, # See `compress_rows`
-    tell=lambda stage: None,      # Called after every stage
+    planner: Planner | None = None, # See `compress_rows`
+    callback=lambda stage: None,      # Called after every stage
 ) -> tuple[Search, list[PlanResult]]: # With all candidates in its pool; and the agent's plans
     "Plain cuts, the agent's networks, and what is found from there."
     search = Search(rows.x, rows.y, rows.x_compare, rows.y_compare, network, config.guards(), config.search, config.seed,
                     config.time_limit, cost=COSTS[config.objective])
     cuts = plain_cuts(network, rows.x)
-    search.add(cuts, "cut", None, kin=True, blind=True)
+    search.add(cuts, "cut", None, from_original=True, without_comparison=True)
     search.add([c for c in cuts if 5*c.architecture.n_params <= search.config.most_trained], "cut and distilled",
-               search.training(0.5, 0.003), search.config.lesson, kin=True, blind=True)
-    tell("plain cuts")
+               search.training(0.5, 0.003), search.config.teacher_weight, from_original=True, without_comparison=True)
+    callback("plain cuts")
     plans = make_plans(network, rows, config, planner)
-    search.add([v.network for p in plans for v in p.visits], "agent", None, kin=True)
-    tell("plan")
-    run_search(search, *plan_range(search, plans), tell)
+    search.add([v.network for p in plans for v in p.visits], "agent", None, from_original=True)
+    callback("plan")
+    run_search(search, *plan_range(search, plans), callback)
     return search, plans
 
 # %% ../nbs/7_doors/00_compress.ipynb #3a39136f
@@ -322,7 +322,7 @@ class _Given:
 
     def features(self, X) -> Tensor:
         "Rows as the network takes them."
-        if self.estimator is not None: return network_rows(self.estimator, X)
+        if self.estimator is not None: return estimator_inputs(self.estimator, X)
         x = torch.as_tensor(X if isinstance(X, Tensor) else np.asarray(X)).float()
         n = self.network.architecture.n_inputs
         require(x.dim() == 2 and x.shape[1] == n, f"the network takes rows of {n} features, got an array of shape {tuple(x.shape)}")

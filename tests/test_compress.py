@@ -58,7 +58,7 @@ def test_the_promise_is_about_rows_that_did_not_choose(task):
         drop = paired_drop(guard.metric, y, predict(network, x), predict(result.network, x))
         assert drop.points == pytest.approx(result.drop.points, abs=1e-4) and guard.sharing(2).holds(drop)
         assert all(a.accepted == guard.sharing(2).holds(a.drop) for a in result.asked)
-        assert all(a.candidate.blind or a.drop.rows == len(rows.y_guard) for a in result.asked)
+        assert all(a.candidate.without_comparison or a.drop.rows == len(rows.y_guard) for a in result.asked)
         sizes = [a.candidate.size for a in result.asked]
         assert sum(after > before for before, after in zip(sizes, sizes[1:], strict=False)) <= 1  # two lines, each falling
         assert result.network.architecture.n_params == min(a.candidate.size for a in result.asked if a.accepted)

@@ -11,13 +11,13 @@ from neon.study.compress_runs import (
     CompressRun,
     base_networks,
     common_networks,
-    control_rows,
-    fact_rows,
+    equal_time_entries,
+    fact_entries,
     guess_size,
     halved,
-    method_rows,
+    method_entries,
     oracle_sizes,
-    over_budget_rows,
+    over_budget_entries,
     reference_protocol,
     reference_training,
     run_compress,
@@ -47,7 +47,7 @@ def results(networks, tmp_path_factory):
 @pytest.fixture(scope="module")
 def facts(networks):
     load = lambda name: {i: load_network(networks/name/"es"/f"net_{i:02d}") for i in range(1)}
-    rows = [fact_rows(prepare(name), "es", load(name)) for name in QUICK.datasets]
+    rows = [fact_entries(prepare(name), "es", load(name)) for name in QUICK.datasets]
     return pd.DataFrame([row for part in rows for row in part])
 
 
@@ -76,10 +76,10 @@ def test_references_differ_in_training_only():
 
 def test_the_agent_of_a_fold_never_saw_the_data_set_or_its_twin(tmp_path):
     names = ("no2", "mfeat-karhunen", "mfeat-morphological", "phoneme", "kr-vs-k", "kropt")
-    run = CompressRun(("kr-vs-k", "kropt"), agents=str(tmp_path), folds=3, league=names)
+    run = CompressRun(("kr-vs-k", "kropt"), agents=str(tmp_path), folds=3, fold_datasets=names)
     assert run.agent("kr-vs-k") == run.agent("kropt") != run.agent("no2")
     assert run.compress("kropt").agent.endswith(".safetensors")
-    with pytest.raises(NeonError, match="no fold was dealt"): CompressRun(("iris",), agents=str(tmp_path), league=names)
+    with pytest.raises(NeonError, match="no fold was dealt"): CompressRun(("iris",), agents=str(tmp_path), fold_datasets=names)
     assert CompressRun(agents="generic").agent("iris") == "generic" and CompressRun(agents=None).agent("iris") is None
 
 
@@ -93,7 +93,7 @@ def test_rows_are_complete_and_honest(results):
     assert (results.after <= results.before).all() and (results.oracle <= results.before).all()
     assert ((results.test_after - results.test_before - results.change).abs() < 1e-9).all()
     assert (results.disagree[results.after == results.before] == 0).all()
-    within = results[~over_budget_rows(results)]
+    within = results[~over_budget_entries(results)]
     assert (within.oracle <= within.after).all()
 
 
@@ -111,13 +111,13 @@ def test_all_controls_on_the_same_networks(results, controls):
     both = common_networks(results, controls)
     assert {*both.network} == {0} and {*both.method} == {"compress", *CONTROLS}
     assert (oracle_sizes(both) <= both.oracle).all()
-    table = method_rows(both)
+    table = method_entries(both)
     assert len(table) == 2*(1 + len(CONTROLS)) and (table["gap"].dropna() >= 1 - 1e-9).all()
 
 
 def test_a_control_takes_the_time_that_it_is_given(networks):
     network = load_network(networks/"wine"/"es"/"net_00")
-    spent = control_rows(prepare("wine"), 0, network, "distilled, depth 1", seconds=1.5)[0]["seconds"]
+    spent = equal_time_entries(prepare("wine"), 0, network, "distilled, depth 1", seconds=1.5)[0]["seconds"]
     assert 0.5 < spent < 3.5
 
 

@@ -44,7 +44,7 @@ from neon.published.agent import (
     rollout_together,
     train_agent,
 )
-from neon.published.environment import MAX_PASSES, PUBLISHED_MENU, WIDE_MENU, EnvConfig, Memo, PruningEnv, PruningVectorEnv, Table
+from neon.published.environment import MAX_PASSES, PUBLISHED_MENU, WIDE_MENU, EnvConfig, EpisodeBatch, Memo, PruningEnv, PruningVectorEnv
 
 RECOVERIES = ["replace", "slice", "refit"]
 STEP = TrainingConfig(epochs=4, batch_size=16, learning_rate=0.01, patience=2)
@@ -482,9 +482,9 @@ def test_what_was_played_before_changes_no_trajectory(noise, networks):
     "Episodes in step on a table with a past, and on a fresh one."
     rules = EnvConfig(actions=(1.0, 0.8, 0.5), passes=2, recovery="slice", probe_rows=30, training=STEP)
     play = lambda table, e: rollout_together(table, [e % 3, (e + 1) % 3], random_policy(3), [generator(e, b) for b in range(2)])
-    used = Table(networks, noise, rules, 0)
+    used = EpisodeBatch(networks, noise, rules, 0)
     for e in range(15):
-        for a, b in zip(play(used, e), play(Table(networks, noise, rules, 0), e), strict=True):
+        for a, b in zip(play(used, e), play(EpisodeBatch(networks, noise, rules, 0), e), strict=True):
             assert a.actions == b.actions and a.rewards == b.rewards and same(a.network, b.network), f"episode {e}"
 
 
@@ -566,7 +566,7 @@ def test_no_policy_that_chooses_takes_an_action_that_is_not_offered(noise):
     "200 episodes with layers of a few units; whatever is offered, but keeping everything, removes a unit."
     small, menu = [network_of(9, 4), network_of(3, 12, 2), network_of(5), network_of(2, 2)], WIDE_MENU
     rules = EnvConfig(actions=menu, passes=3, recovery="refit", refit_epochs=0, probe_rows=20, budget=100)
-    actor, table = Agent(len(menu)).actor, Table(small, noise, rules, 0)
+    actor, table = Agent(len(menu)).actor, EpisodeBatch(small, noise, rules, 0)
     policies = [random_policy(len(menu))]*46 + [actor_policy(actor, greedy=False)]*2 + [actor_policy(actor)]*2
     refused = 0
     for group, policy in enumerate(policies):
@@ -583,7 +583,7 @@ def test_no_policy_that_chooses_takes_an_action_that_is_not_offered(noise):
 
 def played_open_end(data, credit: str) -> list[tuple]:
     "Episodes without a number of passes, easy and hard: the sum of rewards of every pass, and the parameters before and after each."
-    table_of = functools.partial(Table, trained_on(data, network_of(40, 30), network_of(12), network_of(6, 25, 9)), data)
+    table_of = functools.partial(EpisodeBatch, trained_on(data, network_of(40, 30), network_of(12), network_of(6, 25, 9)), data)
     rules, played = EnvConfig(actions=WIDE_MENU, passes=0, recovery="refit", refit_epochs=0, credit=credit, probe_rows=20), []
     for budget in (0, 2, 100):
         for policy in (random_policy(7), fixed_policy(0), fixed_policy(1), fixed_policy(6)):

@@ -20,7 +20,7 @@ from neon.ecomp.operators import (
     with_origins,
 )
 from neon.ecomp.published import (
-    TASKS,
+    CRITERIA,
     Individual,
     Parent,
     draw_cutoffs,
@@ -374,7 +374,7 @@ def sugar():
 
 def test_regression_from_beginning_to_end(sugar):
     network, *_, x, y = sugar
-    state, quality = evolve(*sugar, NEON, task="regression"), TASKS["regression"].quality
+    state, quality = evolve(*sugar, NEON, task="regression"), CRITERIA["regression"].quality
     child, i = state.smallest_within(0.5)
     small = state.parent.to_network(child)
     of_parent, of_child = (float(1 - (predict(net, x) - y).square().sum()/(y - y.mean()).square().sum()) for net in (network, small))

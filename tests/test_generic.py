@@ -11,19 +11,19 @@ import torch
 import neon
 from neon.compression.planner import (
     Decision,
-    GenericAgent,
-    GenericConfig,
+    Planner,
+    PlannerConfig,
     advantages_of,
     batched,
     chooser,
     draw_budgets,
-    load_generic,
+    load_planner,
     plan,
     plan_budgets,
     play,
     rule_chooser,
-    save_generic,
-    train_generic,
+    save_planner,
+    train_planner,
 )
 from neon.compression.planning import PlanConfig, PlanEpisode
 from neon.foundations.core import NeonError, TrainingConfig, torch_generator
@@ -33,7 +33,7 @@ from neon.foundations.training import train_networks
 from neon.study.agent_runs import deal_folds, evaluate_agent, origins_of, recorded, stranger_chooser
 
 RULES = PlanConfig(trim=16, steps=30, passes=3)
-QUICK = GenericConfig(iterations=3, groups=1, episodes=4, epochs=2, imitation=3)
+QUICK = PlannerConfig(iterations=3, groups=1, episodes=4, epochs=2, imitation=3)
 
 
 def networks_on(data, *widths):
@@ -54,7 +54,7 @@ def networks(tables):
 
 
 @pytest.fixture(scope="module")
-def league(tables, networks):
+def training_networks(tables, networks):
     return [origins_of(networks[name], data, RULES) for name, data in tables.items()]
 
 
@@ -76,8 +76,8 @@ def test_advantages_equal_the_closed_form():
     assert advantages_of(decisions, 1.0, 1.0)[1] == pytest.approx(np.cumsum([d.reward for d in decisions][::-1])[::-1])
 
 
-def test_training_repeats_itself_and_resumes(league, tmp_path):
-    whole, again = (train_generic(league, QUICK, seed=3) for _ in range(2))
+def test_training_repeats_itself_and_resumes(training_networks, tmp_path):
+    whole, again = (train_planner(training_networks, QUICK, seed=3) for _ in range(2))
     assert whole.log == again.log
     file = tmp_path/"agent.safetensors"
 
@@ -85,18 +85,18 @@ def test_training_repeats_itself_and_resumes(league, tmp_path):
 
     def interrupt(row):
         if row["update"] == 1: raise Stop
-    with pytest.raises(Stop): train_generic(league, QUICK, 3, file, 0, say=interrupt)
-    assert len(load_generic(file).log) in (1, 2)
-    resumed = train_generic(league, QUICK, 3, file)
+    with pytest.raises(Stop): train_planner(training_networks, QUICK, 3, file, 0, callback=interrupt)
+    assert len(load_planner(file).log) in (1, 2)
+    resumed = train_planner(training_networks, QUICK, 3, file)
     assert resumed.log == whole.log
     for a, b in zip(whole.policy.state_dict().values(), resumed.policy.state_dict().values(), strict=True): assert torch.equal(a, b)
-    with pytest.raises(NeonError, match="other settings"): train_generic(league, QUICK, 4, file)
+    with pytest.raises(NeonError, match="other settings"): train_planner(training_networks, QUICK, 4, file)
 
 
-def test_the_policy_learns_the_right_action(league):
-    agent = GenericAgent(GenericConfig(entropy=0.0), RULES)
-    observation = PlanEpisode(league[0][0], 1.0).observation()
-    agent.standardise([observation, PlanEpisode(league[0][1], 5.0).observation()])
+def test_the_policy_learns_the_right_action(training_networks):
+    agent = Planner(PlannerConfig(entropy=0.0), RULES)
+    observation = PlanEpisode(training_networks[0][0], 1.0).observation()
+    agent.standardise([observation, PlanEpisode(training_networks[0][1], 5.0).observation()])
     for _ in range(20):
         logits, values = agent.policy(batched([observation]))
         log_p = logits.log_softmax(1)[0].detach()
@@ -110,17 +110,17 @@ def test_the_policy_learns_the_right_action(league):
 
 def test_budgets_span_their_range():
     rng = np.random.default_rng(0)
-    b = np.array(draw_budgets(2000, GenericConfig(), rng))
+    b = np.array(draw_budgets(2000, PlannerConfig(), rng))
     assert 0.07 < (b == 0).mean() < 0.13 and b[b > 0].min() >= 0.25 and b.max() <= 10
     assert abs(np.median(b[b > 0]) - (0.25*10)**0.5) < 0.2
-    early = np.array(draw_budgets(500, GenericConfig(curriculum=True), rng, progress=0.0))
+    early = np.array(draw_budgets(500, PlannerConfig(curriculum=True), rng, progress=0.0))
     assert early.min() > 4
 
 
 # The shipped agent
 
 def test_larger_budgets_give_smaller_networks(tables, networks):
-    agent, budgets = load_generic(), (0.0, 1.0, 5.0, 20.0)
+    agent, budgets = load_planner(), (0.0, 1.0, 5.0, 20.0)
     sizes = [[r.network.architecture.n_params for r in plan_budgets(agent, n, *rows_of(tables[name]), budgets)]
              for name in tables for n in networks[name]]
     assert all(list(row) == sorted(row, reverse=True) for row in sizes)
@@ -131,7 +131,7 @@ def test_larger_budgets_give_smaller_networks(tables, networks):
 
 
 def test_a_plan_keeps_its_word(tables, networks):
-    data, agent = tables["breast_cancer"], load_generic()
+    data, agent = tables["breast_cancer"], load_planner()
     for network in networks["breast_cancer"]:
         before = [p.clone() for p in network.parameters()]
         r = plan(agent, network, *rows_of(data), budget=2.0)
@@ -154,16 +154,16 @@ def test_any_depth_and_width(tables):
     wide = build_network(Architecture(13, (Layer(3000), Layer(3, "identity"))), torch_generator(0, "wide"))
     none = build_network(Architecture(13, (Layer(3, "identity"),)), torch_generator(0, "none"))
     for network in (deep, wide, none):
-        assert plan(load_generic(), network, *rows_of(data), budget=5.0).network.architecture.n_params <= network.architecture.n_params
+        assert plan(load_planner(), network, *rows_of(data), budget=5.0).network.architecture.n_params <= network.architecture.n_params
 
 
 def test_wrong_input_is_refused(tables, networks):
-    data, network, agent = tables["wine"], networks["wine"][0], GenericAgent()
+    data, network, agent = tables["wine"], networks["wine"][0], Planner()
     x, y, xv, yv = rows_of(data)
     with pytest.raises(NeonError, match="features"): plan(agent, network, x[:, :3], y, xv[:, :3], yv, budget=1.0)
     with pytest.raises(NeonError, match="classes"): plan(agent, network, x, y + 1, xv, yv, budget=1.0)
     with pytest.raises(NeonError, match="percentage points"): plan(agent, network, x, y, xv, yv, budget=-1.0)
-    with pytest.raises(NeonError, match="reward must be"): GenericConfig(reward="gold")
+    with pytest.raises(NeonError, match="reward must be"): PlannerConfig(reward="gold")
 
 
 def test_the_template_runs(root, tmp_path):
@@ -178,13 +178,13 @@ def test_the_template_runs(root, tmp_path):
 
 
 def test_files(tmp_path):
-    assert isinstance(neon.load_agent("generic"), GenericAgent)
-    with pytest.raises(NeonError, match="does not exist"): neon.load_agent(tmp_path/"no.safetensors")
+    assert isinstance(neon.load_planner("generic"), Planner)
+    with pytest.raises(NeonError, match="does not exist"): neon.load_planner(tmp_path/"no.safetensors")
     file = tmp_path/"a.safetensors"
-    save_generic(GenericAgent(), file, data="none")
-    assert file.stat().st_size <= 300_000 and load_generic(file).facts == {"data": "none"}
+    save_planner(Planner(), file, data="none")
+    assert file.stat().st_size <= 300_000 and load_planner(file).facts == {"data": "none"}
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(NeonError, match="does not hold"): load_generic(file)
+    with pytest.raises(NeonError, match="does not hold"): load_planner(file)
 
 
 def test_the_wheel_holds_the_agent(root, tmp_path):
@@ -211,24 +211,24 @@ def test_folds_keep_twins_together():
     assert max(map(len, folds)) - min(map(len, folds)) <= 2 and deal_folds(names) == folds
 
 
-def test_evaluation_has_every_method(league):
-    table = evaluate_agent(load_generic(), league, (1.0,), schedules=("half", "linear first"))
+def test_evaluation_has_every_method(training_networks):
+    table = evaluate_agent(load_planner(), training_networks, (1.0,), schedules=("half", "linear first"))
     assert {*table.method} == {"agent", "agent, all features", "random", "rule", "stranger", "half", "linear first"}
     assert (table.parameters_after <= table.parameters_before).all() and len(table) == 7*6
     assert table.groupby("method").network.count().eq(6).all()
 
 
-def test_a_stranger_sees_other_states(league):
-    agent = load_generic()
-    own = recorded(agent, league[0], 1.0)
-    log = play([PlanEpisode(o, 1.0) for o in league[1]], stranger_chooser(agent, own, league[1]), 0)
+def test_a_stranger_sees_other_states(training_networks):
+    agent = load_planner()
+    own = recorded(agent, training_networks[0], 1.0)
+    log = play([PlanEpisode(o, 1.0) for o in training_networks[1]], stranger_chooser(agent, own, training_networks[1]), 0)
     assert np.array_equal(log[0][0].observation["tokens"], own[0][0]["tokens"])
-    same = play([PlanEpisode(o, 1.0) for o in league[0]], chooser(agent.policy), 0)
+    same = play([PlanEpisode(o, 1.0) for o in training_networks[0]], chooser(agent.policy), 0)
     assert [[d.action for d in e] for e in same] == [[d.action for d in e] for e in play(
-        [PlanEpisode(o, 1.0) for o in league[0]], stranger_chooser(agent, own, league[0]), 0)]
+        [PlanEpisode(o, 1.0) for o in training_networks[0]], stranger_chooser(agent, own, training_networks[0]), 0)]
 
 
-def test_the_rule_needs_no_learning(league):
-    episodes = [PlanEpisode(o, 5.0) for o in league[1]]
+def test_the_rule_needs_no_learning(training_networks):
+    episodes = [PlanEpisode(o, 5.0) for o in training_networks[1]]
     play(episodes, rule_chooser(), 0)
     assert np.mean([e.bits for e in episodes]) > 2

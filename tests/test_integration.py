@@ -22,7 +22,7 @@ from neon.published.agent import (
     train_agent,
 )
 from neon.published.environment import EnvConfig, PruningEnv
-from neon.published.runs import RunConfig, evaluate_run, result_rows, split_networks, train_base_networks, train_run_agent
+from neon.published.runs import RunConfig, evaluate_run, result_entries, split_networks, train_base_networks, train_run_agent
 
 STEP = TrainingConfig(epochs=5, batch_size=64, learning_rate=5e-3, patience=2)
 
@@ -92,7 +92,7 @@ def test_train_prune_compare(data, networks, rules, tmp_path):
             keep = rules.actions[mode]
             widths = tuple(int(np.ceil(keep*w - 1e-9)) for w in network.architecture.hidden_widths)
             assert trajectory.network.architecture.hidden_widths == widths
-        tables[mode] = check_results(result_rows(config, data, range(4), networks, episodes))
+        tables[mode] = check_results(result_entries(config, data, range(4), networks, episodes))
     assert (tables[4].compression_ratio > tables[1].compression_ratio).all() and (tables[1].compression_ratio > 1).all()
     pairs = join_pairs(tables[1], tables[4])
     assert len(pairs) == 4 and (pairs.accuracy_before_a == pairs.accuracy_before_b).all()

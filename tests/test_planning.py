@@ -11,16 +11,16 @@ from neon.compression.planning import (
     PLAN_REWARDS,
     RATIOS,
     Bundle,
-    Origin,
+    Original,
     PlanConfig,
+    PlanData,
     PlanEpisode,
     PlanningEnv,
-    Task,
     advance,
     as_logits,
+    fit_targets,
     measure,
     observe,
-    polish,
     rightness,
     within_budget,
 )
@@ -39,15 +39,15 @@ def network_of(*rows, n_inputs=13, name="net"):
 def task():
     d = prepare(load_dataset("wine"), "strict", seed=0)
     config = PlanConfig(trim=12, steps=30, passes=3)
-    return Task(d.X_train, d.y_train, d.X_validation, d.y_validation, config, (d.X_test, d.y_test), "wine")
+    return PlanData(d.X_train, d.y_train, d.X_validation, d.y_validation, config, (d.X_test, d.y_test), "wine")
 
 
 @pytest.fixture(scope="module")
-def origins(task):
+def originals(task):
     networks = [network_of(Layer(30, before=("batchnorm",)), Layer(20, "tanh"), Layer(3, "identity"), name="a"),
                 network_of(Layer(40, "sigmoid"), Layer(3, "softmax"), name="b"), network_of(Layer(3, "identity"), name="c")]
     trained = train_networks(networks, task.x, task.y, task.x_look, task.y_look, TrainingConfig(8, 32, 5e-3), 0)
-    return [Origin(r.network, task) for r in trained]
+    return [Original(r.network, task) for r in trained]
 
 
 # Surgery
@@ -108,15 +108,15 @@ def test_a_bundle_trains_each_network_as_if_alone(task):
             torch.testing.assert_close(many[b, :n_in, :n_out], one[0, :-1], rtol=1e-4, atol=1e-6)
             assert not many[b, n_in:-1].any() and not many[b, :, n_out:].any()  # padding learns nothing
     before = [F.cross_entropy(n(task.x_look), task.y_look).item() for n in networks]
-    after = [F.cross_entropy(n(task.x_look), task.y_look).item() for n in polish(networks, task, targets, 0)]
+    after = [F.cross_entropy(n(task.x_look), task.y_look).item() for n in fit_targets(networks, task, targets, 0)]
     assert all(a <= b for a, b in zip(after, before, strict=True))
 
 
 # Effects
 
-def test_effects_are_what_the_cuts_do(origins, task):
-    for origin in origins:
-        network = origin.start
+def test_effects_are_what_the_cuts_do(originals, task):
+    for original in originals:
+        network = original.start
         X, X_look = network.read(task.x_fit), network.read(task.x_look)
         for layer in range(network.architecture.depth + 1):
             if layer == network.architecture.depth: X, X_look = network.read(task.x_fit), network.read(task.x_look)
@@ -130,8 +130,8 @@ def test_effects_are_what_the_cuts_do(origins, task):
             if layer < network.architecture.depth: X, X_look = (network.layers[layer](x).detach() for x in (X, X_look))
 
 
-def test_features_can_be_kept(origins, task):
-    network = origins[0].start
+def test_features_can_be_kept(originals, task):
+    network = originals[0].start
     effects = measure(network, network.architecture.depth, task.x_fit, task.x_look, task.y_look, inputs=False)
     assert effects.offered.tolist() == [1, 0, 0, 0, 0, 0, 0]
 
@@ -145,9 +145,9 @@ def test_logits_and_cuts_leave_what_they_must(task):
 
 # Episodes
 
-def test_random_episodes_keep_the_promises(origins, task):
+def test_random_episodes_keep_the_promises(originals, task):
     for seed in range(3):
-        episodes = [PlanEpisode(o, b) for o in origins for b in (0.0, 2.0, 20.0)]
+        episodes = [PlanEpisode(o, b) for o in originals for b in (0.0, 2.0, 20.0)]
         play(episodes, random_chooser(generator(seed, "t")), seed)
         for e in episodes:
             assert e.terminated and e.passes <= task.config.passes
@@ -155,13 +155,13 @@ def test_random_episodes_keep_the_promises(origins, task):
                 right = rightness(v.network, task.x_judge, task.y_judge)
                 assert v.accuracy == pytest.approx(float(right.mean()))
                 assert v.within == within_budget(v.drop, v.error, e.budget, task.config)
-            if e.best: assert e.bits == pytest.approx(math.log2(e.origin.n_params/e.best.n_params))
+            if e.best: assert e.bits == pytest.approx(math.log2(e.original.n_params/e.best.n_params))
             sizes = [v.n_params for v in e.visits if v.within]
             assert sizes == sorted(sizes, reverse=True), "a pass never makes a good network larger"
 
 
-def test_a_pass_over_budget_is_taken_back(origins, task):
-    e = PlanEpisode(origins[0], 0.0)
+def test_a_pass_over_budget_is_taken_back(originals, task):
+    e = PlanEpisode(originals[0], 0.0)
     before = e.accepted
     while not e.waiting: e.act(int(np.flatnonzero(e.effects.offered)[-1]))  # the hardest cut everywhere
     advance([e], 0)
@@ -171,8 +171,8 @@ def test_a_pass_over_budget_is_taken_back(origins, task):
     assert e.undone and e.tried > 0
 
 
-def test_state_is_finite_and_knows_the_budget(origins):
-    a, b = (observe(PlanEpisode(origins[0], c)) for c in (0.5, 5.0))
+def test_state_is_finite_and_knows_the_budget(originals):
+    a, b = (observe(PlanEpisode(originals[0], c)) for c in (0.5, 5.0))
     for o in (a, b):
         assert all(np.isfinite(o[k]).all() for k in ("tokens", "actions", "facts"))
         assert o["actions"].shape[0] == o["mask"].shape[0] == len(RATIOS)
@@ -180,15 +180,15 @@ def test_state_is_finite_and_knows_the_budget(origins):
     assert not np.array_equal(a["facts"], b["facts"]) and np.array_equal(a["tokens"], b["tokens"])
 
 
-def test_keeping_everything_ends_the_episode(origins):
-    e = PlanEpisode(origins[1], 1.0)
+def test_keeping_everything_ends_the_episode(originals):
+    e = PlanEpisode(originals[1], 1.0)
     play([e], schedule_chooser([1.0]), 0)
     assert e.terminated and e.passes == 0 and len(e.visits) == 1
 
 
 @pytest.mark.parametrize("reward", sorted(PLAN_REWARDS))
-def test_environment_equals_the_loop(origins, reward):
-    env = PlanningEnv(origins, reward=reward, seed=5)
+def test_environment_equals_the_loop(originals, reward):
+    env = PlanningEnv(originals, reward=reward, seed=5)
     observation, info = env.reset(seed=1, options={"network": 0, "budget": 3.0})
     total, done, log = 0.0, False, []
     while not done:
@@ -197,7 +197,7 @@ def test_environment_equals_the_loop(origins, reward):
         observation, r, done, truncated, info = env.step(log[-1])
         total += r
         assert not truncated
-    e = PlanEpisode(origins[0], 3.0)
+    e = PlanEpisode(originals[0], 3.0)
     paid = 0.0
     while not e.terminated:
         e.act(log[len(e.actions)] if len(e.actions) < len(log) else 0)

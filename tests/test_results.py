@@ -23,7 +23,7 @@ from neon.foundations.results import (
     pareto_front,
     read_results,
     read_training,
-    result_row,
+    result_entry,
     results_table,
     summarise,
     wins,
@@ -44,7 +44,7 @@ def a_row(i=0, keep=0.5, change=0.0, **changes):
                   accuracy_before=0.9, accuracy_after=0.9 + change, parameters_before=75*width + 10, parameters_after=75*left + 10,
                   macs_before=74*width, macs_after=74*left, architecture_before=f"64-{width}-10",
                   architecture_after=f"64-{left}-10", seconds=0.5)
-    return result_row(**{**values, **changes})
+    return result_entry(**{**values, **changes})
 
 
 def some_rows(n=6):

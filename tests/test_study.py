@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from neon.cli import find_template, main, study_profile, template_parameters
-from neon.compression.planner import load_generic, save_generic
+from neon.compression.planner import load_planner, save_planner
 from neon.foundations.core import NeonError, read_json
 from neon.study.compress_runs import twins_of
 from neon.study.jobs import (
@@ -20,14 +20,14 @@ from neon.study.jobs import (
     STUDY_METHODS,
     StudyConfig,
     check_study,
+    entries_file,
     failure_file,
     gather,
     jobs,
     learning_curves,
     read_study,
-    rows_file,
     run_study,
-    unseen_agent,
+    unseen_planner,
 )
 
 CONFIG = StudyConfig(datasets=("iris",), methods=("majority", "uniform"), n_networks=2, epochs=3)
@@ -127,15 +127,15 @@ def test_a_folder_holds_one_kind_of_rows(study):
 
 
 def test_every_data_set_gets_an_agent_that_has_not_met_it(tmp_path):
-    agent = load_generic()
+    agent = load_planner()
     for k, names in enumerate((["wine", "iris"], ["digits", "kr-vs-k"])):
-        save_generic(agent, tmp_path/f"fold_{k}.safetensors", datasets=names)
-    assert [Path(unseen_agent(str(tmp_path), name)).name for name in ("iris", "digits", "kropt")] == [
+        save_planner(agent, tmp_path/f"fold_{k}.safetensors", datasets=names)
+    assert [Path(unseen_planner(str(tmp_path), name)).name for name in ("iris", "digits", "kropt")] == [
         "fold_1.safetensors", "fold_0.safetensors", "fold_0.safetensors"]
     assert twins_of("kropt") == {"kropt", "kr-vs-k"}
-    save_generic(agent, tmp_path/"fold_0.safetensors", datasets=["wine", "digits"])
-    unseen_agent.cache_clear()
-    with pytest.raises(NeonError, match="none is new to digits"): unseen_agent(str(tmp_path), "digits")
+    save_planner(agent, tmp_path/"fold_0.safetensors", datasets=["wine", "digits"])
+    unseen_planner.cache_clear()
+    with pytest.raises(NeonError, match="none is new to digits"): unseen_planner(str(tmp_path), "digits")
 
 
 def test_profiles_are_settings(root):
@@ -194,7 +194,7 @@ def test_template_runs_one_job(study, monkeypatch):
     (shown,) = [c for c in executed["cells"] if "".join(c["source"]).startswith("shown")]
     assert "logistic" in shown["outputs"][0]["text"]
     (job,) = jobs(CONFIG.replace(methods=("logistic",), first=1))
-    assert rows_file(job, folder).exists() and len(gather(folder)) == 8 + 2
+    assert entries_file(job, folder).exists() and len(gather(folder)) == 8 + 2
 
 
 # The workflow

@@ -15,7 +15,7 @@ from neon.study.tables import (
     depth_table,
     front_table,
     join_networks,
-    judged_rows,
+    judged_entries,
     layer_table,
     load_study,
     main_table,
@@ -32,7 +32,7 @@ from neon.study.tables import (
     rank_values,
     read_published,
     recovery_table,
-    shared_rows,
+    shared_entries,
     size_class,
     smallest_within,
     time_table,
@@ -50,7 +50,7 @@ def row(dataset: str, method: str, after: int, change: float = 0.0, **more) -> d
 
 
 def study(*rows: dict) -> pd.DataFrame:
-    return judged_rows(pd.DataFrame(rows))
+    return judged_entries(pd.DataFrame(rows))
 
 
 def by_method(table: pd.DataFrame, column: str) -> dict:
@@ -90,10 +90,10 @@ def test_methods_on_fewer_networks_are_named_and_left_out_of_the_shared_ones():
     rows = study(*(row(d, m, 10) for d in "abcd" for m in ("neon", "scratch")), *(row(d, "lap1", 10) for d in "abc"), row("a", "amc1", 2))
     assert by_method(coverage(rows, 0.5), "shared") == {"neon": True, "scratch": True, "lap1": True, "amc1": False}
     assert by_method(coverage(rows), "shared") == {"neon": True, "scratch": True, "lap1": False, "amc1": False}
-    shared = shared_rows(rows, least=0.5)
+    shared = shared_entries(rows, least=0.5)
     assert sorted(set(shared.dataset)) == ["a", "b", "c"] and "amc1" not in set(shared.method)
-    assert sorted(set(shared_rows(rows).dataset)) == ["a", "b", "c", "d"] and "lap1" not in set(shared_rows(rows).method)
-    assert set(shared_rows(rows, ["neon", "amc1"]).dataset) == {"a"}
+    assert sorted(set(shared_entries(rows).dataset)) == ["a", "b", "c", "d"] and "lap1" not in set(shared_entries(rows).method)
+    assert set(shared_entries(rows, ["neon", "amc1"]).dataset) == {"a"}
 
 
 # -- joins and tests ------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_stored_tables_per_data_set_have_the_stored_means(published):
 def test_a_page_says_what_is_missing_and_goes_on(root, published, tmp_path, capsys):
     page = Page(Study(pd.DataFrame(columns=["dataset", "protocol", "reference", "budget"]), published), tmp_path)
     page.show(lambda: main_table(page.study.rows))
-    page.say(lambda: page.study.side("latency"))
+    page.callback(lambda: page.study.side("latency"))
     page.draw("curves", lambda: curves_figure(page.study.side("curves")))
     said = capsys.readouterr().out
     assert "no rows yet" in said and "study_latency.csv is not there yet" in said and "study_curves.csv is not there yet" in said

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['estimated_latency', 'latency', 'is_sklearn_network', 'from_sklearn', 'to_sklearn', 'last_step', 'with_last_step',
-           'network_rows', 'class_indices', 'with_scaling', 'with_values', 'to_onnx', 'compression_report',
+           'estimator_inputs', 'class_indices', 'with_scaling', 'with_values', 'to_onnx', 'compression_report',
            'report_table', 'save_compressed']
 
 # %% ../../nbs/5_compression/03_export.ipynb #c55a670a
@@ -213,7 +213,7 @@ def with_last_step(
     return twin
 
 
-def network_rows(
+def estimator_inputs(
     estimator,  # A fitted MLP, or a fitted pipeline that ends in one
     X,          # (n, features) as its `predict` takes them
 ) -> Tensor:    # (n, inputs of the network) float32

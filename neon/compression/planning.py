@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RATIOS', 'SLOPES', 'ACTIVATIONS', 'QUANTILES', 'N_TOKEN', 'N_ACTION', 'N_GLOBAL', 'BITS', 'PLAN_REWARDS',
-           'PlanConfig', 'evenly', 'Task', 'rightness', 'Bundle', 'polish', 'as_logits', 'Origin', 'Effects', 'measure',
-           'layer_summaries', 'Visit', 'accuracy_drop', 'within_budget', 'visit', 'Walk', 'PlanEpisode', 'observe',
-           'advance', 'restore_output', 'overrun', 'gain_reward', 'lagrangian_reward', 'cube_reward', 'PlanningEnv']
+           'PlanConfig', 'evenly', 'PlanData', 'rightness', 'Bundle', 'fit_targets', 'as_logits', 'Original', 'Effects',
+           'measure', 'layer_summaries', 'Visit', 'accuracy_drop', 'within_budget', 'visit', 'Sweep', 'PlanEpisode',
+           'observe', 'advance', 'restore_output', 'overrun', 'gain_reward', 'lagrangian_reward', 'cube_reward',
+           'PlanningEnv']
 
 # %% ../../nbs/5_compression/00_planning.ipynb #eb3a5a92
 import math
@@ -65,7 +66,7 @@ def evenly(
     return torch.linspace(0, n - 1, min(n, most)).round().long()
 
 
-class Task:
+class PlanData:
     "A data set as an episode needs it: a few rows of each kind, and facts about all of them."
 
     def __init__(
@@ -91,7 +92,7 @@ class Task:
         if self._linear is None:
             model = build_network(Architecture(self.x.shape[1], (Layer(n_classes, "identity"),)), torch_generator(0, "linear"))
             targets = F.one_hot(self.y, n_classes).to(self.x)
-            model, = polish([model], self, [targets], 0)
+            model, = fit_targets([model], self, [targets], 0)
             self._linear = float(rightness(model, self.x_judge, self.y_judge).mean())
         return self._linear
 
@@ -176,9 +177,9 @@ class Bundle:
         return results
 
 # %% ../../nbs/5_compression/00_planning.ipynb #195b21e5
-def polish(
+def fit_targets(
     networks: Sequence[DenseNetwork], # Without norms, with logits; not changed
-    task: "Task",
+    task: "PlanData",
     targets: Sequence[Tensor],        # Per network: (rows of `task.x`, classes) probabilities
     seed: int,
     steps: int | None = None,         # Minibatches; None: as the task's rules say
@@ -186,15 +187,15 @@ def polish(
     "Train networks shortly on probabilities; those of equal depth in one bundle where that pays."
     done: list[DenseNetwork] = list(networks)
     for group in plan_stacks(networks):
-        trained = _polish([networks[i] for i in group], task, [targets[i] for i in group], torch_generator(seed, "polish"),
+        trained = _fit_targets([networks[i] for i in group], task, [targets[i] for i in group], torch_generator(seed, "polish"),
                           task.config.steps if steps is None else steps)
         for i, network in zip(group, trained, strict=True): done[i] = network
     return done
 
 
 @torch.no_grad()
-def _polish(
-    networks: Sequence[DenseNetwork], task: "Task", targets: Sequence[Tensor], rng: torch.Generator, steps: int,
+def _fit_targets(
+    networks: Sequence[DenseNetwork], task: "PlanData", targets: Sequence[Tensor], rng: torch.Generator, steps: int,
 ) -> list[DenseNetwork]:
     "Adam, its rate falling along a cosine; a look at the validation rows every quarter."
     c, bundle, x, x_look = task.config, Bundle(networks), _read(networks, task.x), _read(networks, task.x_look)
@@ -248,13 +249,13 @@ def _with_output(network: DenseNetwork, activation: str) -> DenseNetwork:
     return DenseNetwork(replace(network.architecture, layers=(*facts[:-1], layer)), layers).eval()
 
 
-class Origin:
+class Original:
     "A network to be compressed, with what every episode about it shares."
 
     def __init__(
         self,
         network: DenseNetwork,
-        task: Task,
+        task: PlanData,
         seed: int = 0,
     ):
         plain, config = as_logits(network), task.config
@@ -265,7 +266,7 @@ class Origin:
             self.right = rightness(plain, task.x_judge, task.y_judge)
             self.right_judge = rightness(plain, *task.judge) if task.judge else None
         narrow = cut_widths(plain, [config.trim]*plain.architecture.depth, task.x_fit)
-        self.start, = polish([narrow], task, [self.targets], seed, 2*config.steps)
+        self.start, = fit_targets([narrow], task, [self.targets], seed, 2*config.steps)
         self.n_params, self.macs = network.architecture.n_params, network.architecture.macs
         self.accuracy = float(self.right.mean())
         self.facts = self._facts()
@@ -423,22 +424,22 @@ def within_budget(drop: float, error: float, budget: float, config: PlanConfig) 
     return drop + min(config.caution*error, config.caution_share*budget) <= budget + 1e-6
 
 
-def visit(origin: Origin, network: DenseNetwork, budget: float) -> Visit:
+def visit(original: Original, network: DenseNetwork, budget: float) -> Visit:
     "How a network does on the rows that decide."
-    task = origin.task
+    task = original.task
     right = rightness(network, task.x_judge, task.y_judge)
-    drop, error = accuracy_drop(origin.right, right)
+    drop, error = accuracy_drop(original.right, right)
     return Visit(network, float(right.mean()), drop, error, within_budget(drop, error, budget, task.config))
 
 # %% ../../nbs/5_compression/00_planning.ipynb #6e9ffb49
-class Walk:
+class Sweep:
     "One pass: from the first hidden layer to the inputs, with a decision at each."
 
     def __init__(
         self,
         network: DenseNetwork,
         layers: Sequence[int], # Of the hidden ones, as the original numbers them
-        task: Task,
+        task: PlanData,
     ):
         self.network, self.layers, self.task, self.position = network, list(layers), task, 0
         self.changed = self.ended = False
@@ -484,46 +485,46 @@ class Walk:
 class PlanEpisode:
     "One network being compressed within one budget."
 
-    def __init__(self, origin: Origin, budget: float):
+    def __init__(self, original: Original, budget: float):
         require(budget >= 0, f"a budget is a number of percentage points >= 0, got {budget}")
-        self.origin, self.task, self.config, self.budget = origin, origin.task, origin.task.config, float(budget)
-        self.visits = [visit(origin, origin.start, budget)]
+        self.original, self.task, self.config, self.budget = original, original.task, original.task.config, float(budget)
+        self.visits = [visit(original, original.start, budget)]
         self.actions: tuple[int, ...] = ()
         self.passes, self.rejected = 0, 0
         self.excess, self.tried = 0.0, 0.0    # Of the last rejected pass: points over budget, bits it wanted
         self.undone: dict[int, float] = {}    # And bits it cut from each layer, while the next one lasts
-        self.accepted = origin.start, list(range(origin.architecture.depth))
-        self.bits = self._bits(origin.start) if self.visits[0].within else 0.0  # log2 of the compression reached
+        self.accepted = original.start, list(range(original.architecture.depth))
+        self.bits = self._bits(original.start) if self.visits[0].within else 0.0  # log2 of the compression reached
         self._begin_pass()
 
-    def _bits(self, network: DenseNetwork) -> float: return math.log2(self.origin.n_params/network.architecture.n_params)
+    def _bits(self, network: DenseNetwork) -> float: return math.log2(self.original.n_params/network.architecture.n_params)
 
     def _begin_pass(self) -> None:
-        self.walk = Walk(*self.accepted, self.task)
+        self.sweep = Sweep(*self.accepted, self.task)
         self._look_up()
 
     def _look_up(self) -> None:
         "After the last layer: wait for the training, or end where nothing was changed."
-        self.waiting, self.terminated = self.walk.ended and self.walk.changed, self.walk.ended and not self.walk.changed
+        self.waiting, self.terminated = self.sweep.ended and self.sweep.changed, self.sweep.ended and not self.sweep.changed
 
     def act(self, action: int) -> None:
         "Do one of the offered actions."
         require(not self.terminated and not self.waiting, "this episode has ended or waits for its training")
         require(bool(self.effects.offered[action]), f"action {action} is not offered here")
         self.actions = (*self.actions, int(action))
-        self.walk.take(action)
+        self.sweep.take(action)
         self._look_up()
 
     def end_pass(self, network: DenseNetwork) -> float: # Bits gained
         "Judge the trained network; take the pass back where it breaks the budget."
-        seen, before = visit(self.origin, network, self.budget), self.bits
-        self.visits.append(replace(seen, reasons=tuple(self.walk.reasons)))
+        seen, before = visit(self.original, network, self.budget), self.bits
+        self.visits.append(replace(seen, reasons=tuple(self.sweep.reasons)))
         self.passes, self.waiting = self.passes + 1, False
         if seen.within:
-            self.accepted, self.bits, self.excess, self.tried, self.undone = (network, self.walk.layers), self._bits(network), 0.0, 0.0, {}
+            self.accepted, self.bits, self.excess, self.tried, self.undone = (network, self.sweep.layers), self._bits(network), 0.0, 0.0, {}
         else:
             self.rejected += 1
-            self.excess, self.tried, self.undone = seen.drop - self.budget, self._bits(network) - before, self.walk.cut
+            self.excess, self.tried, self.undone = seen.drop - self.budget, self._bits(network) - before, self.sweep.cut
         self.terminated = self.passes == self.config.passes
         if not self.terminated: self._begin_pass()
         return self.bits - before
@@ -531,12 +532,12 @@ class PlanEpisode:
     @property
     def network(self) -> DenseNetwork:
         "As it stands; in the end, the one accepted last."
-        return self.accepted[0] if self.terminated else self.walk.network
+        return self.accepted[0] if self.terminated else self.sweep.network
 
     @property
     def effects(self) -> Effects:
         "Of the actions at the layer at hand."
-        return self.walk.effects
+        return self.sweep.effects
 
     @property
     def best(self) -> Visit | None:
@@ -554,11 +555,11 @@ N_TOKEN, N_ACTION, N_GLOBAL = 8 + len(ACTIVATIONS) + 2 + 2*len(QUANTILES), 9, 21
 def observe(e: PlanEpisode) -> dict[str, np.ndarray]:
     "The state as arrays: `tokens` (layers, N_TOKEN), `actions` (actions, N_ACTION), `facts` (N_GLOBAL,), `mask`, `current`."
     return {"tokens": _tokens(e), "actions": _action_features(e), "facts": _global_features(e),
-            "mask": e.effects.offered.copy(), "current": np.int64(e.walk.position)}
+            "mask": e.effects.offered.copy(), "current": np.int64(e.sweep.position)}
 
 
 def _tokens(e: PlanEpisode) -> np.ndarray:
-    now, was, layers = e.network.architecture, e.origin.architecture, [*e.walk.layers, -1]
+    now, was, layers = e.network.architecture, e.original.architecture, [*e.sweep.layers, -1]
     old, total = was.widths, now.n_params
     tokens = []
     for i, r in enumerate(layers):
@@ -570,19 +571,19 @@ def _tokens(e: PlanEpisode) -> np.ndarray:
         params0 = w0*((0 if r < 0 else old[r]) + (old[1] if r < 0 else old[r + 2]) + 1)
         fact = Layer(1, "identity") if r < 0 else was.layers[r]
         after = was.layers[r + 1]
-        facts = [float(r < 0), float(i == e.walk.position), (i + 1)/len(layers), math.log2(w), math.log2(w0), math.log2(params/total),
-                 math.log2(params0), e.walk.cut.get(r, -1.0) + e.undone.get(r, 0.0)*0.25]
+        facts = [float(r < 0), float(i == e.sweep.position), (i + 1)/len(layers), math.log2(w), math.log2(w0), math.log2(params/total),
+                 math.log2(params0), e.sweep.cut.get(r, -1.0) + e.undone.get(r, 0.0)*0.25]
         onehot = [float(fact.activation == a) for a in ACTIVATIONS]
         norms = [float("batchnorm" in (*fact.after, *after.before)), float("dropout" in (*fact.after, *after.before))]
-        tokens.append(facts + onehot + norms + e.walk.summaries[r])
+        tokens.append(facts + onehot + norms + e.sweep.summaries[r])
     return np.array(tokens, dtype=np.float32)
 
 
 def _action_features(e: PlanEpisode) -> np.ndarray:
-    f, drop = e.effects, 100*(e.origin.accuracy - e.effects.accuracy)
+    f, drop = e.effects, 100*(e.original.accuracy - e.effects.accuracy)
     damage = 100*(f.accuracy[0] - f.accuracy)
     left = e.budget + 0.5
-    r, undone = e.walk.layer, e.undone
+    r, undone = e.sweep.layer, e.undone
     width = np.array([math.log2(f.widths[0]/w) if w else 8.0 for w in f.widths])
     return np.stack([np.log2(f.n_params/f.n_params[0]), np.log2(f.macs/f.macs[0]), np.arcsinh(4*(f.loss - f.loss[0])), np.arcsinh(damage),
                      np.arcsinh(damage/left), np.arcsinh(drop/left), width, (np.array(f.widths) == 0).astype(float),
@@ -593,8 +594,8 @@ def _global_features(e: PlanEpisode) -> np.ndarray:
     v = next(v for v in reversed(e.visits) if v.network is e.accepted[0])
     points = [4*e.budget, v.drop, e.budget - v.drop, 4*v.error]
     course = [e.passes, e.config.passes - e.passes, e.rejected, math.asinh(e.excess), e.tried, e.bits]
-    return np.array([*e.origin.facts, *map(math.asinh, points), *course, math.log2(e.network.architecture.n_params),
-                     float(e.walk.layer < 0)], dtype=np.float32)
+    return np.array([*e.original.facts, *map(math.asinh, points), *course, math.log2(e.network.architecture.n_params),
+                     float(e.sweep.layer < 0)], dtype=np.float32)
 
 # %% ../../nbs/5_compression/00_planning.ipynb #541f258a
 def advance(
@@ -603,16 +604,16 @@ def advance(
 ) -> list[float]:                    # Bits that each gained
     "Train the networks of episodes at the end of a pass, together (twins once), and judge them."
     first: dict[tuple, int] = {}
-    for i, e in enumerate(episodes): first.setdefault((id(e.origin), e.actions), i)
+    for i, e in enumerate(episodes): first.setdefault((id(e.original), e.actions), i)
     chosen, task = list(first.values()), episodes[0].task
-    trained = polish([episodes[i].network for i in chosen], task, [episodes[i].origin.targets for i in chosen], seed)
+    trained = fit_targets([episodes[i].network for i in chosen], task, [episodes[i].original.targets for i in chosen], seed)
     for _ in range(task.config.again):
-        poor = [k for k, i in enumerate(chosen) if not visit(episodes[i].origin, trained[k], episodes[i].budget).within]
+        poor = [k for k, i in enumerate(chosen) if not visit(episodes[i].original, trained[k], episodes[i].budget).within]
         if not poor: break
-        more = polish([trained[k] for k in poor], task, [episodes[chosen[k]].origin.targets for k in poor], seed + 1, 2*task.config.steps)
+        more = fit_targets([trained[k] for k in poor], task, [episodes[chosen[k]].original.targets for k in poor], seed + 1, 2*task.config.steps)
         for k, network in zip(poor, more, strict=True): trained[k] = network
     of = dict(zip(chosen, trained, strict=True))
-    return [e.end_pass(of[first[id(e.origin), e.actions]]) for e in episodes]
+    return [e.end_pass(of[first[id(e.original), e.actions]]) for e in episodes]
 
 # %% ../../nbs/5_compression/00_planning.ipynb #fa16f403
 def restore_output(network: DenseNetwork, original: DenseNetwork) -> DenseNetwork:
@@ -627,7 +628,7 @@ BITS = 4.0 # Bits of compression that are worth a reward of 1
 def overrun(e: PlanEpisode) -> float:
     "Points by which the result exceeds the budget on the rows that only rewards see; at least 0."
     if e.best is None or e.task.judge is None: return 0.0
-    drop, _ = accuracy_drop(e.origin.right_judge, rightness(e.best.network, *e.task.judge))
+    drop, _ = accuracy_drop(e.original.right_judge, rightness(e.best.network, *e.task.judge))
     return max(0.0, drop - e.budget)
 
 
@@ -647,7 +648,7 @@ def lagrangian_reward(e: PlanEpisode, gained: float | None) -> float:
 def cube_reward(e: PlanEpisode, gained: float | None) -> float:
     "The published reward of the network that the pass led to, in units of its greatest value."
     if gained is None: return 0.0
-    visit, size = e.visits[-1], e.origin.n_params
+    visit, size = e.visits[-1], e.original.n_params
     return published_reward(parameter_credit(size, min(size, visit.n_params)), max(-100.0, -visit.drop), e.budget)/1e6
 
 
@@ -674,14 +675,14 @@ class PlanningEnv(gym.Env):
 
     def __init__(
         self,
-        origins: Sequence[Origin],
+        originals: Sequence[Original],
         budgets: tuple[float, float] = (0.25, 10.0), # Range of budgets, in points
         reward: str = "gain",
         seed: int = 0,                               # Of the training after passes
     ):
-        require(len(origins) > 0, "an environment needs at least one network")
-        self.origins, self.budgets, self.reward, self.seed = list(origins), budgets, PLAN_REWARDS[reward], seed
-        self.layers = 1 + max(o.architecture.depth for o in origins)
+        require(len(originals) > 0, "an environment needs at least one network")
+        self.originals, self.budgets, self.reward, self.seed = list(originals), budgets, PLAN_REWARDS[reward], seed
+        self.layers = 1 + max(o.architecture.depth for o in originals)
         box = lambda *shape: spaces.Box(-np.inf, np.inf, shape, np.float32)
         self.action_space = spaces.Discrete(len(RATIOS))
         self.observation_space = spaces.Dict({
@@ -690,9 +691,9 @@ class PlanningEnv(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
-        drawn = {"network": int(self.np_random.integers(len(self.origins))),
+        drawn = {"network": int(self.np_random.integers(len(self.originals))),
                  "budget": float(np.exp(self.np_random.uniform(*np.log(self.budgets))))} | (options or {})
-        self.episode = PlanEpisode(self.origins[drawn["network"]], drawn["budget"])
+        self.episode = PlanEpisode(self.originals[drawn["network"]], drawn["budget"])
         return self._observation(), self._info()
 
     def step(self, action: int) -> tuple[dict, float, bool, bool, dict]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'shape', 'shapes', 'Candidate', 'front', 'smooth', 'SearchConfig', 'narrower', 'reading_less',
-           'spread_error', 'Yardstick', 'Search', 'scan', 'parents', 'descend', 'spread', 'affordable', 'polish',
+           'spread_error', 'Evaluator', 'Search', 'scan', 'parents', 'descend', 'spread', 'affordable', 'train_longer',
            'run_search']
 
 # %% ../../nbs/5_compression/02_search.ipynb #13a93085
@@ -58,11 +58,11 @@ class Candidate:
     network: DenseNetwork
     drop: Drop            # On the rows of the search, smoothed once it is in a pool
     origin: str           # Where it came from: "fresh", "distilled", "narrower", "fewer features", "agent", ...
-    lesson: float = 0.0   # Weight of the reference as a teacher; its children learn as it did
-    kin: bool = False     # Cut out of the reference, with its weights and its luck?
+    teacher_weight: float = 0.0   # Weight of the reference as a teacher; its children learn as it did
+    from_original: bool = False     # Cut out of the reference, with its weights and its luck?
     fitted: float = 0.0   # Score on the rows it was trained on, in points
     compared: float = 0.0 # Score on the rows of the search, in points
-    blind: bool = False   # Made without a look at the rows of the search?
+    without_comparison: bool = False   # Made without a look at the rows of the search?
     seen: Drop | None = None # On the fitted rows
 
     @property
@@ -90,7 +90,7 @@ def smooth(
     compare_rows: int,
 ) -> None:
     "Set the drop of every candidate from both sets of rows; what was cut out of the reference keeps its plain paired drop."
-    pool = [c for c in pool if not c.kin]
+    pool = [c for c in pool if not c.from_original]
     if len(pool) < 12: return
     size, fitted, compared = (np.array(v) for v in zip(*((math.log(c.size), c.fitted, c.compared) for c in pool), strict=True))
     design = np.stack([np.ones_like(size), size, size**2, fitted], 1)
@@ -109,7 +109,7 @@ class SearchConfig(Config):
     children: int = 24         # Networks trained per round and budget, at most
     most_trained: int = 50_000 # Parameters of the largest network that is trained
     select_inputs: bool = True # May the networks read fewer features?
-    lesson: float = 1.0        # Weight of the reference's outputs where a network is distilled; 0: none is
+    teacher_weight: float = 1.0        # Weight of the reference's outputs where a network is distilled; 0: none is
 
     def __post_init__(self):
         require(self.effort > 0, f"effort must be positive, got {self.effort}")
@@ -157,7 +157,7 @@ def spread_error(metric: str, fitted: np.ndarray, compared: np.ndarray) -> float
     return 100*max(spread, rows**-0.5 if metric == "accuracy" else 1e-11)/math.sqrt(len(compared))
 
 
-class Yardstick:
+class Evaluator:
     "What the reference scores on rows to fit and on rows of comparison; others are measured against it."
 
     def __init__(
@@ -171,14 +171,14 @@ class Yardstick:
         self.outputs = [predict(reference, x) for x, _ in self.parts]
         self.scores = [influence(metric, y, output) for (_, y), output in zip(self.parts, self.outputs, strict=True)]
 
-    def judge(self, network: DenseNetwork, origin: str, lesson: float = 0.0, kin: bool = False, blind: bool = False) -> Candidate:
+    def judge(self, network: DenseNetwork, origin: str, teacher_weight: float = 0.0, from_original: bool = False, without_comparison: bool = False) -> Candidate:
         "Score a network; the rest is said in `Candidate`."
         fitted, compared = (influence(self.metric, y, predict(network, x)) for x, y in self.parts)
         points = 100*float(self.scores[1].mean() - compared.mean())
         drop = Drop(points, spread_error(self.metric, self.scores[0] - fitted, self.scores[1] - compared), len(compared))
         lost = 100*(self.scores[0] - fitted)
         seen = Drop(float(lost.mean()), float(lost.std())/math.sqrt(len(lost)), len(lost))
-        return Candidate(network, drop, origin, lesson, kin, 100*float(fitted.mean()), 100*float(compared.mean()), blind, seen)
+        return Candidate(network, drop, origin, teacher_weight, from_original, 100*float(fitted.mean()), 100*float(compared.mean()), without_comparison, seen)
 
 # %% ../../nbs/5_compression/02_search.ipynb #e4377334
 class Search:
@@ -197,9 +197,9 @@ class Search:
     ):
         self.x, self.y, self.config, self.seed, self.cost = x, y, config, seed, cost
         self.guards = sorted(guards, key=lambda g: g.budget)
-        self.yardstick = Yardstick(reference, self.guards[0].metric, (x, y), (x_compare, y_compare))
+        self.evaluator = Evaluator(reference, self.guards[0].metric, (x, y), (x_compare, y_compare))
         self.loss = "squared" if y.dtype.is_floating_point else "cross_entropy"
-        self.teacher = self.yardstick.outputs[0] if self.loss == "squared" else _as_probabilities(self.yardstick.outputs[0])
+        self.teacher = self.evaluator.outputs[0] if self.loss == "squared" else _as_probabilities(self.evaluator.outputs[0])
         self.architecture, self.n_outputs = reference.architecture, self.teacher.shape[1]
         self.pool: list[Candidate] = []
         self.end = None if time_limit is None else time.monotonic() + time_limit
@@ -220,21 +220,21 @@ class Search:
         networks: Sequence[DenseNetwork],
         origin: str | Sequence[str],
         training: AnnealConfig | None, # None: they come trained
-        lessons: float | Sequence[float] = 0.0, # Weight of the reference as a teacher, of all or of each
-        kin: bool = False,             # See `Candidate`
-        blind: bool = False,           # Likewise
+        teacher_weights: float | Sequence[float] = 0.0, # Weight of the reference as a teacher, of all or of each
+        from_original: bool = False,             # See `Candidate`
+        without_comparison: bool = False,           # Likewise
     ) -> list[Candidate]:
         "Train networks, score them, put them into the pool."
         if not networks: return []
         origins = [origin]*len(networks) if isinstance(origin, str) else origin
-        lessons = [lessons]*len(networks) if isinstance(lessons, int | float) else lessons
+        teacher_weights = [teacher_weights]*len(networks) if isinstance(teacher_weights, int | float) else teacher_weights
         if training is not None:
             seed = int(seed_sequence(self.seed, "search", self.trained).generate_state(1)[0])
-            taught = (self.teacher, lessons) if any(lessons) else (None, ())
+            taught = (self.teacher, teacher_weights) if any(teacher_weights) else (None, ())
             networks, self.trained = anneal(networks, self.x, self.y, training, seed, *taught), self.trained + len(networks)
-        found = [self.yardstick.judge(n, o, lesson, kin, blind) for n, o, lesson in zip(networks, origins, lessons, strict=True)]
+        found = [self.evaluator.judge(n, o, teacher_weight, from_original, without_comparison) for n, o, teacher_weight in zip(networks, origins, teacher_weights, strict=True)]
         self.pool += [c for c in found if math.isfinite(c.drop.points)]
-        smooth(self.pool, 100*float(self.yardstick.scores[1].mean()), *map(len, self.yardstick.scores))
+        smooth(self.pool, 100*float(self.evaluator.scores[1].mean()), *map(len, self.evaluator.scores))
         return found
 
     def size(self, c: Candidate) -> float:
@@ -266,8 +266,8 @@ def scan(
         plan = [(a, start) for a in tried for start in range(search.config.starts)]
         networks = [build_network(a, torch_generator(search.seed, "start", str(a), a.layers[0].activation, start)).to(search.x.device)
                     for a, start in plan]
-        lessons = [search.config.lesson*(start % 2) for _, start in plan]
-        search.add(networks, ["distilled" if lesson else "fresh" for lesson in lessons], config, lessons, blind=True)
+        teacher_weights = [search.config.teacher_weight*(start % 2) for _, start in plan]
+        search.add(networks, ["distilled" if teacher_weight else "fresh" for teacher_weight in teacher_weights], config, teacher_weights, without_comparison=True)
         best = search.smallest(search.guards[0])
         if (best and 4*best.size <= most) or most >= search.config.most_trained or not search.in_time(): return
         least, most = int(most) + 1, 4*most
@@ -295,11 +295,11 @@ def descend(search: Search, share: float = 0.5, learning_rate: float = 0.01) -> 
             if search.config.select_inputs: children += [(c, "fewer features") for c in reading_less(parent.network, search.sample)]
             for child, origin in children:
                 if most/5 <= search.cost(child.architecture) < most:
-                    chosen.setdefault((child.architecture, parent.lesson > 0), (child, origin, parent.lesson))
+                    chosen.setdefault((child.architecture, parent.teacher_weight > 0), (child, origin, parent.teacher_weight))
     picked = spread(list(chosen.values()), search.config.children*len(search.guards), lambda c: search.cost(c[0].architecture))
     picked = affordable(picked, 2*search.config.most_trained, lambda c: c[0].architecture.n_params)
     if picked: search.add(*zip(*((c, o) for c, o, _ in picked), strict=True), search.training(share, learning_rate),
-                          [lesson for *_, lesson in picked])
+                          [teacher_weight for *_, teacher_weight in picked])
     return len(picked)
 
 
@@ -319,7 +319,7 @@ def affordable(items: list, most: float, size) -> list:
     return taken
 
 # %% ../../nbs/5_compression/02_search.ipynb #b89aec08
-def polish(search: Search, share: float = 1.0, n: int = 6) -> None:
+def train_longer(search: Search, share: float = 1.0, n: int = 6) -> None:
     "Train the best candidates around every budget's edge longer."
     chosen = {}
     for guard in search.guards:
@@ -330,23 +330,23 @@ def polish(search: Search, share: float = 1.0, n: int = 6) -> None:
     candidates = sorted((c for c in chosen.values() if c.size <= search.config.most_trained), key=lambda c: c.size)
     candidates = affordable(candidates, 2*search.config.most_trained, lambda c: c.size)
     longer = search.training(share, 0.01)
-    search.add([c.network for c in candidates], "trained on", longer, [c.lesson for c in candidates])
+    search.add([c.network for c in candidates], "trained on", longer, [c.teacher_weight for c in candidates])
 
 
 def run_search(
     search: Search,
     least: int = 0,            # Parameters of the smallest shapes that are scanned
     most: float | None = None, # And of the largest; None: see `scan`
-    tell=lambda stage: None,   # Called after every stage
+    callback=lambda stage: None,   # Called after every stage
 ) -> list[Candidate]:          # The pool
     "Scan, descend, polish, descend once more."
     scan(search, least, most)
-    tell("scan")
+    callback("scan")
     for n in range(search.config.rounds):
         if not search.in_time() or not descend(search): break
-        tell(f"round {n + 1}")
-    if search.in_time(): polish(search)
-    tell("polish")
+        callback(f"round {n + 1}")
+    if search.in_time(): train_longer(search)
+    callback("polish")
     if search.in_time(): descend(search)
-    tell("last round")
+    callback("last round")
     return search.pool

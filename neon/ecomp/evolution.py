@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from ..foundations.core import Config, NeonError, TrainingConfig, atomic_write, flush_denormals, generator, require
 from neon.ecomp.published import (
-    TASKS,
+    CRITERIA,
     Individual,
     Parent,
     Scores,
     Source,
-    Task,
+    Criterion,
     draw_cutoffs,
     fitness,
     l1_population,
@@ -136,10 +136,10 @@ class Ground:
         x_validation: Tensor, y_validation: Tensor,
         config: EvolutionConfig,
         seed: int,
-        task: str | Task = "classification",
+        task: str | Criterion = "classification",
     ):
-        require(isinstance(task, Task) or task in TASKS, f"unknown task {task!r}; there are {sorted(TASKS)}")
-        self.config, self.seed, self.task = config, seed, TASKS[task] if isinstance(task, str) else task
+        require(isinstance(task, Criterion) or task in CRITERIA, f"unknown task {task!r}; there are {sorted(CRITERIA)}")
+        self.config, self.seed, self.task = config, seed, CRITERIA[task] if isinstance(task, str) else task
         y, y_validation = (t[:, None] if t.is_floating_point() and t.dim() == 1 else t for t in (y, y_validation))  # as outputs are
         picked = torch.from_numpy(generator(seed, "search rows").permutation(len(x))[:config.search_rows])
         self.x, self.y = x[picked], y[picked]
@@ -366,7 +366,7 @@ def evolve(
     x_validation: Tensor, y_validation: Tensor, # Validation rows
     config: str | EvolutionConfig = "neon",
     seed: int = 0,
-    task: str | Task = "classification",
+    task: str | Criterion = "classification",
     checkpoint: str | Path | None = None, # File to go on from, and to save to
     every: int = 25,            # Generations between two saves
     progress: bool = False,     # Show a progress bar?

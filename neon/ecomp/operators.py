@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..foundations.core import require
-from .published import TASKS, Individual, Parent, Task, _activate, keep_units
+from .published import CRITERIA, Individual, Parent, Criterion, _activate, keep_units
 from ..foundations.networks import DenseNetwork
 from ..foundations.surgery import elimination_order, fold_norms, insert_linear_layer
 
@@ -29,7 +29,7 @@ class Teacher:
         parent: Parent,
         x: Tensor, # (n, n_inputs) training rows
         y: Tensor, # (n,) their classes, or whatever the task takes
-        task: Task = TASKS["classification"],
+        task: Criterion = CRITERIA["classification"],
         label_step: float = 2.0, # Size of the step from the parent's outputs towards the targets; 0: none
         ridge: float = 1e-4,     # Relative to the mean diagonal of the centred H'H
     ):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESULT_SCHEMA', 'RESULT_COLUMNS', 'RESULT_ID', 'TRAINING_SCHEMA', 'TRAINING_COLUMNS', 'PAIR_ID', 'Column',
-           'describe_schema', 'parse_widths', 'parse_keep_ratios', 'check_results', 'check_training', 'result_row',
+           'describe_schema', 'parse_widths', 'parse_keep_ratios', 'check_results', 'check_training', 'result_entry',
            'read_results', 'write_results', 'read_training', 'write_training', 'geometric_mean', 'accuracy_change',
            'over_budget', 'bootstrap_interval', 'summarise', 'results_table', 'PairedComparison', 'join_pairs',
            'paired_comparison', 'holm', 'pareto_front', 'wins']
@@ -181,7 +181,7 @@ def check_training(
     return _check(table, TRAINING_SCHEMA, ["episode"], str(source))
 
 # %% ../../nbs/1_foundations/05_results.ipynb #ec2886c3
-def result_row(
+def result_entry(
     *,
     network: str,            # Id, e.g. "net_00"
     dataset: str,            # Name of the data set
@@ -356,19 +356,19 @@ def results_table(
     results = check_results(results)
     require(len(results) > 0, "results_table needs at least one result row")
     results = results.assign(change=accuracy_change(results), within=~over_budget(results))
-    rows = [_table_row(row, row["network"], f"{row['architecture_before']} -> {row['architecture_after']}",
+    rows = [_table_entry(row, row["network"], f"{row['architecture_before']} -> {row['architecture_after']}",
                        "yes" if row["within"] else "no") for _, row in results.iterrows()]
     numbers = results[["parameters_before", "parameters_after", "compression_ratio", "accuracy_before", "accuracy_after", "change"]]
-    rows.append(_table_row(numbers.mean(), "arithmetic mean", "", f"{results['within'].sum()} of {len(results)}"))
+    rows.append(_table_entry(numbers.mean(), "arithmetic mean", "", f"{results['within'].sum()} of {len(results)}"))
     geometric = {name: geometric_mean(numbers[name]) for name in list(numbers)[:3]}
-    rows.append({**_table_row({**numbers.mean(), **geometric}, "geometric mean", "", ""),
+    rows.append({**_table_entry({**numbers.mean(), **geometric}, "geometric mean", "", ""),
                  "accuracy before": "", "accuracy after": "", "change (points)": ""})
     table = pd.DataFrame(rows)
     if results["dataset"].nunique() > 1: table.insert(0, "data set", [*results["dataset"], "", ""])
     return table
 
 
-def _table_row(row, network: str, widths: str, within: str) -> dict:
+def _table_entry(row, network: str, widths: str, within: str) -> dict:
     "One row of the printed table."
     return {"network": network, "widths before -> after": widths,
             "parameters before": f"{row['parameters_before']:,.0f}", "parameters after": f"{row['parameters_after']:,.0f}",

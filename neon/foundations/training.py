@@ -446,8 +446,8 @@ def train_networks(
     names = range(len(networks)) if names is None else names
     results: dict[int, TrainingResult] = {}
     for group in plan_stacks(networks):
-        company = [networks[i] for i in group]
-        trained = train_stack(company, _read(company, x), y, _read(company, x_validation), y_validation, config, seed,
+        members = [networks[i] for i in group]
+        trained = train_stack(members, _read(members, x), y, _read(members, x_validation), y_validation, config, seed,
                               [names[i] for i in group])
         results.update(zip(group, trained, strict=True))
     return [results[i] for i in range(len(networks))]
@@ -483,12 +483,12 @@ def _reader(networks: Sequence[DenseNetwork], x: Tensor) -> Callable[[Tensor], T
     return lambda rows: padded[rows][:, index].transpose(0, 1)
 
 
-def _aims(target: Tensor, n_outputs: int, teacher: Tensor | None, lesson: Sequence[float]) -> Callable[[Tensor], Tensor]:
+def _aims(target: Tensor, n_outputs: int, teacher: Tensor | None, teacher_weights: Sequence[float]) -> Callable[[Tensor], Tensor]:
     "Row numbers -> what the networks should answer, (1 or B, rows, outputs)."
     classes = target.dim() == 1 and not target.dtype.is_floating_point
     own = F.one_hot(target, n_outputs).float() if classes else target.view(len(target), -1)
     if teacher is None: return lambda rows: own[rows][None]
-    share = torch.tensor(lesson, device=own.device)[:, None, None]
+    share = torch.tensor(teacher_weights, device=own.device)[:, None, None]
     return lambda rows: torch.lerp(own[rows][None], teacher[rows][None], share)
 
 
@@ -522,13 +522,13 @@ def anneal_stack(
     config: AnnealConfig = AnnealConfig(),
     seed: int = 0,                    # Stream of the minibatches, common to all networks
     teacher: Tensor | None = None,    # (n, outputs) outputs to learn from besides: probabilities, or values
-    lesson: Sequence[float] = (),     # Weight of the teacher for each network, in [0, 1]
+    teacher_weights: Sequence[float] = (),     # Weight of the teacher for each network, in [0, 1]
 ) -> list[DenseNetwork]:              # In evaluation mode
     "Train networks together for a fixed number of updates."
     stack, read = Stack(networks).to(x.device), _reader(networks, x)
     order = torch_generator(seed, "batches")
     rngs = [torch_generator(seed, "dropout", b, device=str(x.device)) for b in range(len(networks))]
-    steps, aim = _AdamSteps(stack.parameters()), _aims(target, networks[0].architecture.n_outputs, teacher, lesson)
+    steps, aim = _AdamSteps(stack.parameters()), _aims(target, networks[0].architecture.n_outputs, teacher, teacher_weights)
     with flush_denormals():
         for update, rows in enumerate(itertools.islice(minibatches(len(x), config.batch_size, order, x.device), config.updates)):
             output = stack(read(rows), len(stack.layers), rngs)
@@ -539,10 +539,10 @@ def anneal_stack(
 
 # %% ../../nbs/1_foundations/03_training.ipynb #c87f800c
 def anneal(networks: Sequence[DenseNetwork], x: Tensor, target: Tensor, config: AnnealConfig = AnnealConfig(), seed: int = 0,
-           teacher: Tensor | None = None, lesson: Sequence[float] = (), overhead: int = OVERHEAD) -> list[DenseNetwork]:
+           teacher: Tensor | None = None, teacher_weights: Sequence[float] = (), overhead: int = OVERHEAD) -> list[DenseNetwork]:
     "As `anneal_stack`, for networks of any depths, stacked where that pays; returned in the order given."
     done: dict[int, DenseNetwork] = {}
     for group in plan_stacks(networks, overhead=overhead):
-        share = [lesson[i] for i in group] if len(lesson) else ()
+        share = [teacher_weights[i] for i in group] if len(teacher_weights) else ()
         done.update(zip(group, anneal_stack([networks[i] for i in group], x, target, config, seed, teacher, share), strict=True))
     return [done[i] for i in range(len(networks))]

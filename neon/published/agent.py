@@ -6,7 +6,7 @@
 __all__ = ['Policy', 'PUBLISHED_AGENT', 'TOGETHER', 'discounted_returns', 'policy_gradient_loss', 'Actor', 'Critic',
            'mask_logits', 'actor_policy', 'random_policy', 'fixed_policy', 'Trajectory', 'rollout', 'rollout_together',
            'AgentConfig', 'has_converged', 'initialise', 'Agent', 'save_agent', 'load_agent', 'network_of_episode',
-           'training_row', 'train_agent', 'compress_networks', 'compress_blindly', 'plan_spread']
+           'training_entry', 'train_agent', 'compress_networks', 'compress_blindly', 'plan_spread']
 
 # %% ../../nbs/3_published/04_agent.ipynb #2f16604f
 import json
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..foundations.core import Config, NeonError, Workers, atomic_write, generator, require, torch_generator
 from ..foundations.data import PreparedData
-from .environment import EnvConfig, Table
+from .environment import EnvConfig, EpisodeBatch
 from .features import standardise
 from ..foundations.networks import DenseNetwork
 
@@ -203,7 +203,7 @@ def rollout(
 
 
 def rollout_together(
-    table: Table,
+    table: EpisodeBatch,
     networks: Sequence[int], # Numbers of the networks to play
     policy: Policy,
     rngs: Sequence[np.random.Generator], # For the policy's draws, one per network
@@ -399,7 +399,7 @@ def _restore_optimisers(agent: Agent, tensors: dict[str, Tensor]) -> None:
 # %% ../../nbs/3_published/04_agent.ipynb #a3b1b6b3
 def _set_table(networks: Sequence[DenseNetwork], data: PreparedData, config: EnvConfig, seed: int, actor: nn.Module) -> tuple:
     "What each worker needs to play: a table, and the actor in shared memory."
-    return Table(networks, data, config, seed), actor, seed
+    return EpisodeBatch(networks, data, config, seed), actor, seed
 
 
 def _play(context: tuple, task: tuple[Sequence[int], Sequence[int], str | int]) -> list[Trajectory]:
@@ -416,7 +416,7 @@ def network_of_episode(episode: int, n_networks: int, seed: int) -> int:
     return int(generator(seed, "round", episode//n_networks).permutation(n_networks)[episode % n_networks])
 
 # %% ../../nbs/3_published/04_agent.ipynb #c5d7ba7f
-def training_row(episode: int, warmup: bool, network: int, trajectory: Trajectory, learnt: dict) -> dict:
+def training_entry(episode: int, warmup: bool, network: int, trajectory: Trajectory, learnt: dict) -> dict:
     "One row of training.csv."
     first, last = trajectory.infos[0], trajectory.infos[-1]
     keeps = " ".join(f"{info['keep_ratio']:g}" for info in trajectory.infos[1:])
@@ -474,7 +474,7 @@ def _learn_group(agent: Agent, pool: Workers, n: int, config: AgentConfig, seed:
     tasks = [(group, [visits[e - start] for e in group], mode) for group in together]
     episodes = [trajectory for played in pool.map(_play, tasks) for trajectory in played]
     learnt = agent.update(episodes, start < warmup)
-    agent.log += [training_row(start + i, start < warmup, visits[i], t, learnt[i]) for i, t in enumerate(episodes)]
+    agent.log += [training_entry(start + i, start < warmup, visits[i], t, learnt[i]) for i, t in enumerate(episodes)]
 
 # %% ../../nbs/3_published/04_agent.ipynb #d5e68b7e
 TOGETHER = 4 # Networks that are compressed in step

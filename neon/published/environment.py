@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_MENU', 'WIDE_MENU', 'MENUS', 'MAX_PASSES', 'EnvConfig', 'PrunedState', 'recovery_rows', 'start_state',
-           'Cut', 'Memo', 'make_cuts', 'Episode', 'Table', 'PruningEnv', 'PruningVectorEnv', 'check_fits']
+           'Cut', 'Memo', 'make_cuts', 'Episode', 'EpisodeBatch', 'PruningEnv', 'PruningVectorEnv', 'check_fits']
 
 # %% ../../nbs/3_published/02_environment.ipynb #c543304e
 import hashlib
@@ -184,9 +184,9 @@ def make_cuts(
     results = [memo.remember(history, lambda c=c: [_narrow(c, data, config, seed)], [old])[0]
                for c, old, history in zip(cuts, before, histories, strict=True)]
     for members in _companies(cuts, results, config):
-        company, networks = [cuts[i] for i in members], [results[i][0] for i in members]
+        members, networks = [cuts[i] for i in members], [results[i][0] for i in members]
         key = _digest("trained", *(histories[i] for i in members))
-        train = lambda company=company, networks=networks: _train_cuts(company, networks, data, config, seed)
+        train = lambda members=members, networks=networks: _train_cuts(members, networks, data, config, seed)
         trained = memo.remember(key, train, [before[i] for i in members])
         for place, (i, result) in enumerate(zip(members, trained, strict=True)): results[i], histories[i] = result, _digest(key, place)
     for c, (network, accuracy), history in zip(cuts, results, histories, strict=True):
@@ -258,7 +258,7 @@ class Episode:
                 "action_mask": np.array([a == 1 or keep_width(width, a) < width for a in self.config.actions], dtype=np.int8)}
 
 # %% ../../nbs/3_published/02_environment.ipynb #420501e8
-class Table:
+class EpisodeBatch:
     "Networks, data and rules, around which episodes are played."
 
     def __init__(self, networks: Sequence[DenseNetwork], data: PreparedData, config: EnvConfig, seed: int):
@@ -311,7 +311,7 @@ class PruningEnv(gym.Env):
         config: EnvConfig = EnvConfig(),
         seed: int = 0,                    # Of everything random inside a step; `reset(seed=)` only draws the network
     ):
-        self.table, self.config = Table(networks, data, config, seed), config
+        self.table, self.config = EpisodeBatch(networks, data, config, seed), config
         self.observation_space, self.action_space = _spaces(config)
 
     @property
@@ -340,7 +340,7 @@ class PruningVectorEnv(VectorEnv):
         num_envs: int | None = None,      # Episodes at a time; None: one per network
         autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP, # Or DISABLED
     ):
-        self.table, self.config, self.num_envs = Table(networks, data, config, seed), config, num_envs or len(networks)
+        self.table, self.config, self.num_envs = EpisodeBatch(networks, data, config, seed), config, num_envs or len(networks)
         require(autoreset_mode != AutoresetMode.SAME_STEP, "episodes begin anew with the next step, or when reset; not in the same step")
         self.metadata = {"render_modes": [], "autoreset_mode": autoreset_mode}
         self.single_observation_space, self.single_action_space = _spaces(config)

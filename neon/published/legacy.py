@@ -532,7 +532,7 @@ def _pairs(network: DenseNetwork) -> str:
     return str(list(zip(widths, widths[1:], strict=False)))
 
 
-def _legacy_row(name: str, folder: LegacyFolder, episode: Trajectory) -> dict:
+def _legacy_entry(name: str, folder: LegacyFolder, episode: Trajectory) -> dict:
     "One row of a result file."
     old, new, data = folder.networks[name], episode.network, folder.data
     return {"model": f"./OneDatasetLearning/Classification/{folder.name}/{name}",
@@ -573,7 +573,7 @@ def reinforce(
     played = {part: compress_networks(agent.actor, chosen[part], folder.data, config, seed, workers=workers) for part in parts}
     files = {}
     for part, names in parts.items():
-        rows = [_legacy_row(name, folder, episode) for name, (episode, _) in zip(names, played[part], strict=True)]
+        rows = [_legacy_entry(name, folder, episode) for name, (episode, _) in zip(names, played[part], strict=True)]
         name = legacy_results_name(dataset_name, learn_new_layers_only, allowed_reduction_acc, can_do_more_then_one_loop, part)
         files[part] = Path(root)/"models"/"Reinforce_One_Dataset"/name
         write_text(files[part], pd.DataFrame(rows, columns=_LEGACY_COLUMNS).to_csv())

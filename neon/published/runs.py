@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RunConfig', 'claim_folder', 'open_run', 'draw_network', 'train_base_networks', 'split_networks', 'train_run_agent',
-           'result_rows', 'evaluate_run', 'control_rows', 'looking_evidence', 'prepare_run', 'run_networks', 'run']
+           'result_entries', 'evaluate_run', 'control_entries', 'looking_evidence', 'prepare_run', 'run_networks',
+           'run']
 
 # %% ../../nbs/3_published/05_runs.ipynb #08941c07
 import itertools
@@ -47,7 +48,7 @@ from neon.foundations.core import (
 from ..foundations.data import PreparedData, load_dataset, prepare
 from .environment import MENUS, EnvConfig
 from ..foundations.networks import DenseNetwork, build_network, load_network, random_architecture, save_network
-from ..foundations.results import geometric_mean, result_row, write_results, write_training
+from ..foundations.results import geometric_mean, result_entry, write_results, write_training
 from ..foundations.training import evaluate, plan_stacks, train_stack
 
 # %% ../../nbs/3_published/05_runs.ipynb #4e729e33
@@ -215,7 +216,7 @@ def train_run_agent(
     return agent
 
 # %% ../../nbs/3_published/05_runs.ipynb #d6166e95
-def result_rows(
+def result_entries(
     config: RunConfig,
     data: PreparedData,
     ids: Sequence[int],                # Numbers of the networks
@@ -227,7 +228,7 @@ def result_rows(
     for i, network, (trajectory, seconds) in zip(ids, networks, episodes, strict=True):
         before, after = network.architecture, trajectory.network.architecture
         accuracy = [evaluate(n.to(data.X_test.device), data.X_test, data.y_test) for n in (network, trajectory.network)]
-        rows.append(result_row(
+        rows.append(result_entry(
             network=_network_id(i), dataset=data.name, protocol=config.protocol, budget=config.budget, passes=config.passes,
             recovery=config.recovery, seed=config.seed, accuracy_before=accuracy[0], accuracy_after=accuracy[1],
             parameters_before=before.n_params, parameters_after=after.n_params, macs_before=before.macs, macs_after=after.macs,
@@ -249,7 +250,7 @@ def evaluate_run(
     for part, ids in zip(("train", "test"), split_networks(config.n_networks, config.n_test, config.seed), strict=True):
         chosen = [networks[i] for i in ids]
         episodes = compress_networks(agent.actor, chosen, data, env or config.env(), config.seed, workers=workers)
-        table = result_rows(config, data, ids, chosen, episodes)
+        table = result_entries(config, data, ids, chosen, episodes)
         for i, row, (trajectory, _) in zip(ids, table.to_dict("records"), episodes, strict=True):
             save_network(trajectory.network, folder/"compressed"/_network_id(i), result=row)
         write_results(table, folder/f"results_{part}.csv")
@@ -257,7 +258,7 @@ def evaluate_run(
     return tuple(tables)
 
 # %% ../../nbs/3_published/05_runs.ipynb #6ea95332
-def control_rows(
+def control_entries(
     config: RunConfig,
     data: PreparedData,
     ids: Sequence[int],
@@ -269,7 +270,7 @@ def control_rows(
     env, controls = env or config.env(), {}
     modes = {"random": "random"} | {f"always keep {a:.0%}": i for i, a in enumerate(env.actions) if a in (0.8, 0.6)}
     for name, mode in modes.items():
-        controls[name] = result_rows(config, data, ids, networks, compress_networks(None, networks, data, env, config.seed, mode, workers))
+        controls[name] = result_entries(config, data, ids, networks, compress_networks(None, networks, data, env, config.seed, mode, workers))
     return controls
 
 # %% ../../nbs/3_published/05_runs.ipynb #76f2a8ab
@@ -286,7 +287,7 @@ def looking_evidence(
     env = env or config.env()
     own = compress_networks(agent.actor, networks, data, env, config.seed, workers=workers)
     blind = compress_blindly(agent.actor, networks, data, env, config.seed, workers)
-    tables = [result_rows(config, data, ids, networks, episodes) for episodes in (own, blind)]
+    tables = [result_entries(config, data, ids, networks, episodes) for episodes in (own, blind)]
     differs = [np.mean([a != b for a, b in itertools.zip_longest(x.actions, y.actions)]) for (x, _), (y, _) in zip(own, blind, strict=True)]
     report = {"networks": len(networks), "plan_spread": plan_spread([t for t, _ in own]),
               "actions_changed_by_strangers_state": float(np.mean(differs))}

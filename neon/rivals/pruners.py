@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .baselines import Baseline, Offer, Target, ladder, register, trainable, tune
+from .baselines import Baseline, Offer, Target, size_steps, register, trainable, tune
 from ..foundations.core import Config, NeonError, flush_denormals, generator, require, seed_sequence, torch_generator
 from ..foundations.data import PreparedData
 from ..foundations.networks import Architecture, DenseNetwork, DenseLayer, parse_network
@@ -56,7 +56,7 @@ def in_passes(
     steps: Sequence[Architecture] = (), # To offer; none: the ladder
 ) -> Iterator[Offer]:
     "Each step of the ladder, cut from the original in some passes with training between."
-    for rung in steps or ladder(start.architecture):
+    for rung in steps or size_steps(start.architecture):
         small = start
         for done in range(1, passes + 1):
             pairs = zip(start.architecture.hidden_widths, rung.hidden_widths, strict=True)
@@ -93,7 +93,7 @@ def group_cut(network: DenseNetwork, widths: Sequence[int], data: PreparedData, 
 def torch_pruning_path(network: DenseNetwork, data: PreparedData, target: Target, taylor: bool = False) -> Iterator[Offer]:
     "Cut and train by turns."
     small = network = trainable(network)
-    for step in ladder(network.architecture):
+    for step in size_steps(network.architecture):
         small, = tune([group_cut(small, step.hidden_widths, data, target, taylor)], data, target)
         yield Offer(small, kept(small, network))
 
@@ -217,7 +217,7 @@ def admm_cut(network: DenseNetwork, widths: Sequence[int], data: PreparedData, t
 
 def admm_path(network: DenseNetwork, data: PreparedData, target: Target, passes: int = 1) -> Iterator[Offer]:
     "ADMM, then training, in every pass."
-    return in_passes(trainable(network), admm_cut, passes, data, target, ladder(network.architecture, coarse=0))
+    return in_passes(trainable(network), admm_cut, passes, data, target, size_steps(network.architecture, coarse=0))
 
 
 for _n in (1, 4): register(Baseline(f"admm{_n}", f"ADMM, {counted(_n)}", "Zhang et al. 2018", partial(admm_path, passes=_n)))
@@ -416,7 +416,7 @@ def amc_path(
         refits.solved.clear()
         return found
 
-    return in_passes(start, cut, passes, data, target, ladder(start.architecture, coarse=0))
+    return in_passes(start, cut, passes, data, target, size_steps(start.architecture, coarse=0))
 
 
 for _n, _config in ((1, AmcConfig()), (4, AmcConfig(30, 8))):

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RULES', 'TWINS', 'THIN', 'SCHEDULES', 'UNIFORM', 'COLUMNS', 'VARIANTS', 'deal_folds', 'task_of', 'origins_of', 'thin',
-           'episode_row', 'play_rows', 'stranger_chooser', 'recorded', 'with_rules', 'evaluate_agent', 'OfflineConfig',
-           'build_league', 'train_folds', 'evaluate_folds', 'best_schedules', 'mean_compression', 'method_table',
-           'stranger_test', 'plan_spread', 'compare_choices', 'choices_table']
+           'episode_entry', 'play_entries', 'stranger_chooser', 'recorded', 'with_rules', 'evaluate_agent',
+           'OfflineConfig', 'build_league', 'train_folds', 'evaluate_folds', 'best_schedules', 'mean_compression',
+           'method_table', 'stranger_test', 'plan_spread', 'compare_choices', 'choices_table']
 
 # %% ../../nbs/8_study/00_agent_runs.ipynb #d4770e0f
 import copy
@@ -22,19 +22,19 @@ from scipy import stats
 from ..foundations.core import Config, generator, get_protocol, require, write_csv
 from ..foundations.data import PreparedData, load_dataset, prepare
 from neon.compression.planner import (
-    GenericAgent,
-    GenericConfig,
+    Planner,
+    PlannerConfig,
     chooser,
-    load_generic,
+    load_planner,
     play,
     random_chooser,
     rule_chooser,
-    save_generic,
+    save_planner,
     schedule_chooser,
-    train_generic,
+    train_planner,
 )
 from ..foundations.networks import DenseNetwork
-from ..compression.planning import RATIOS, Origin, PlanConfig, PlanEpisode, Task, evenly, rightness
+from ..compression.planning import RATIOS, Original, PlanConfig, PlanEpisode, PlanData, evenly, rightness
 from ..published.runs import train_base_networks
 
 # %% ../../nbs/8_study/00_agent_runs.ipynb #f3163447
@@ -56,26 +56,26 @@ def deal_folds(
     return folds
 
 
-def task_of(data: PreparedData, config: PlanConfig = RULES) -> Task:
+def task_of(data: PreparedData, config: PlanConfig = RULES) -> PlanData:
     "A task whose rewards look at the test rows of a *training* data set; nothing else of an episode ever sees them."
-    return Task(data.X_train, data.y_train, data.X_validation, data.y_validation, config, (data.X_test, data.y_test), data.name)
+    return PlanData(data.X_train, data.y_train, data.X_validation, data.y_validation, config, (data.X_test, data.y_test), data.name)
 
 
-def origins_of(networks: Sequence[DenseNetwork], data: PreparedData, config: PlanConfig = RULES, seed: int = 0) -> list[Origin]:
+def origins_of(networks: Sequence[DenseNetwork], data: PreparedData, config: PlanConfig = RULES, seed: int = 0) -> list[Original]:
     "Networks on one data set, ready to be played."
     task = task_of(data, config)
-    return [Origin(network, task, seed) for network in networks]
+    return [Original(network, task, seed) for network in networks]
 
 # %% ../../nbs/8_study/00_agent_runs.ipynb #c1ffbfa1
 THIN = PlanConfig(steps=120, batch=64, fit_rows=500, look_rows=500, judge_rows=3000)
 
 
 def thin(
-    origins: Sequence[Origin],   # On one task
+    originals: Sequence[Original],   # On one task
     config: PlanConfig = THIN,
-) -> list[Origin]:
+) -> list[Original]:
     "The same networks with fewer rows and shorter trainings, so that many episodes can be played."
-    old = origins[0].task
+    old = originals[0].task
     task = copy.copy(old)
     pick = lambda rows, n: evenly(len(rows), n)
     judged, unseen, look = pick(old.x_judge, config.judge_rows), pick(old.judge[0], config.judge_rows), pick(old.x_look, config.look_rows)
@@ -83,7 +83,7 @@ def thin(
     task.x_look, task.y_look = old.x_look[look], old.y_look[look]
     task.x_judge, task.y_judge = old.x_judge[judged], old.y_judge[judged]
     task.judge = tuple(t[unseen] for t in old.judge)
-    thinner = [copy.copy(o) for o in origins]
+    thinner = [copy.copy(o) for o in originals]
     for o in thinner: o.task, o.right, o.right_judge = task, o.right[judged], o.right_judge[unseen]
     return thinner
 
@@ -105,22 +105,22 @@ COLUMNS = ("dataset", "fold", "network", "method", "budget", "parameters_before"
            "widths_before", "widths_after", "seconds")
 
 
-def episode_row(e: PlanEpisode, x_test, y_test, **facts) -> dict:
+def episode_entry(e: PlanEpisode, x_test, y_test, **facts) -> dict:
     "What came of an episode; test rows are looked at here for the first time."
-    best, before = e.best, e.origin.architecture
+    best, before = e.best, e.original.architecture
     smaller = best is not None and best.n_params < before.n_params
     after = best.network.architecture if smaller else before
-    test_before = float(e.origin.right_judge.mean())
+    test_before = float(e.original.right_judge.mean())
     return {**facts, "budget": e.budget, "parameters_before": before.n_params, "parameters_after": after.n_params,
-            "macs_before": before.macs, "macs_after": after.macs, "validation_before": e.origin.accuracy,
-            "validation_after": best.accuracy if smaller else e.origin.accuracy, "test_before": test_before,
+            "macs_before": before.macs, "macs_after": after.macs, "validation_before": e.original.accuracy,
+            "validation_after": best.accuracy if smaller else e.original.accuracy, "test_before": test_before,
             "test_after": float(rightness(best.network, x_test, y_test).mean()) if smaller else test_before, "test_rows": len(y_test),
             "passes": e.passes, "mean_keep": float(np.mean([RATIOS[a] for a in e.actions])) if e.actions else 1.0,
             "plan": "".join(map(str, e.actions)), "widths_before": str(before), "widths_after": str(after)}
 
 
-def play_rows(
-    origins: Sequence[Origin],
+def play_entries(
+    originals: Sequence[Original],
     budget: float,
     choose: Callable,
     seed: int = 0,
@@ -128,47 +128,47 @@ def play_rows(
 ) -> list[dict]:
     "Play every network once; one row each."
     begin = time.perf_counter()
-    episodes = [PlanEpisode(o, budget) for o in origins]
+    episodes = [PlanEpisode(o, budget) for o in originals]
     play(episodes, choose, seed)
-    seconds = (time.perf_counter() - begin)/len(origins)
-    x, y = origins[0].task.judge
-    return [episode_row(e, x, y, dataset=o.task.name, network=f"net_{i:02d}", seconds=seconds, **facts)
-            for i, (e, o) in enumerate(zip(episodes, origins, strict=True))]
+    seconds = (time.perf_counter() - begin)/len(originals)
+    x, y = originals[0].task.judge
+    return [episode_entry(e, x, y, dataset=o.task.name, network=f"net_{i:02d}", seconds=seconds, **facts)
+            for i, (e, o) in enumerate(zip(episodes, originals, strict=True))]
 
 # %% ../../nbs/8_study/00_agent_runs.ipynb #59568b84
 def stranger_chooser(
-    agent: GenericAgent,
+    agent: Planner,
     strangers: Sequence[list[dict]], # Observations of other networks' episodes, one list per network to be played
-    origins: Sequence[Origin],       # The networks to be played, in that order
+    originals: Sequence[Original],       # The networks to be played, in that order
 ) -> Callable:
     "Decide as the agent does when shown another network's state; only what is offered here is its own."
-    lists, clock = {id(o): seen for o, seen in zip(origins, strangers, strict=True)}, {}
+    lists, clock = {id(o): seen for o, seen in zip(originals, strangers, strict=True)}, {}
 
     def show(e: PlanEpisode) -> dict:
         k = clock[id(e)] = clock.get(id(e), -1) + 1
-        seen = lists[id(e.origin)]
+        seen = lists[id(e.original)]
         return {**seen[k % len(seen)], "mask": e.effects.offered.copy()}
     return chooser(agent.policy, show=show)
 
 
-def recorded(agent: GenericAgent, origins: Sequence[Origin], budget: float, seed: int = 0) -> list[list[dict]]:
+def recorded(agent: Planner, originals: Sequence[Original], budget: float, seed: int = 0) -> list[list[dict]]:
     "What the agent sees when it compresses these networks."
-    episodes = [PlanEpisode(o, budget) for o in origins]
+    episodes = [PlanEpisode(o, budget) for o in originals]
     return [[d.observation for d in decisions] for decisions in play(episodes, chooser(agent.policy), seed)]
 
 # %% ../../nbs/8_study/00_agent_runs.ipynb #8c1e7e03
-def with_rules(origins: Sequence[Origin], **changes) -> list[Origin]:
+def with_rules(originals: Sequence[Original], **changes) -> list[Original]:
     "The same networks on the same rows, under other rules."
-    task = copy.copy(origins[0].task)
+    task = copy.copy(originals[0].task)
     task.config = task.config.replace(**changes)
-    others = [copy.copy(o) for o in origins]
+    others = [copy.copy(o) for o in originals]
     for o in others: o.task = task
     return others
 
 
 def evaluate_agent(
-    agent: GenericAgent,
-    league: Sequence[Sequence[Origin]], # Per data set that the agent never saw, its networks
+    agent: Planner,
+    training_networks: Sequence[Sequence[Original]], # Per data set that the agent never saw, its networks
     budgets: Sequence[float] = (1.0, 5.0),
     schedules: Sequence[str] = tuple(SCHEDULES),
     fold: int = 0,
@@ -177,17 +177,17 @@ def evaluate_agent(
     "Every method on every network: the frozen agent (also with all features, or shown a stranger's state), chance, a rule, schedules."
     rows = []
     for budget in budgets:
-        seen = {o[0].task.name: recorded(agent, o, budget, seed) for o in league}
-        for number, origins in enumerate(league):
-            other = seen[league[(number + 1) % len(league)][0].task.name]
-            other = [[d for d in other[i % len(other)]] for i in range(len(origins))]
+        seen = {o[0].task.name: recorded(agent, o, budget, seed) for o in training_networks}
+        for number, originals in enumerate(training_networks):
+            other = seen[training_networks[(number + 1) % len(training_networks)][0].task.name]
+            other = [[d for d in other[i % len(other)]] for i in range(len(originals))]
             methods = {"agent": chooser(agent.policy), "random": random_chooser(generator(seed, "random", number)), "rule": rule_chooser(),
-                       "stranger": stranger_chooser(agent, other, origins)}
+                       "stranger": stranger_chooser(agent, other, originals)}
             methods |= {name: schedule_chooser(*SCHEDULES[name]) for name in schedules}
             for method, choose in methods.items():
-                if method == "stranger" and (not all(other) or len(league) < 2): continue
-                rows += play_rows(origins, budget, choose, seed, method=method, fold=fold)
-            rows += play_rows(with_rules(origins, inputs=False), budget, chooser(agent.policy), seed, method="agent, all features",
+                if method == "stranger" and (not all(other) or len(training_networks) < 2): continue
+                rows += play_entries(originals, budget, choose, seed, method=method, fold=fold)
+            rows += play_entries(with_rules(originals, inputs=False), budget, chooser(agent.policy), seed, method="agent, all features",
                               fold=fold)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
@@ -213,46 +213,46 @@ class OfflineConfig(Config):
         require(1 <= self.n_learn <= self.n_networks, f"n_learn must lie between 1 and n_networks, got {self.n_learn}")
         self.agent()
 
-    def agent(self) -> GenericConfig:
+    def agent(self) -> PlannerConfig:
         "How agents learn."
-        return GenericConfig(iterations=self.iterations, groups=2, episodes=self.episodes, reward=self.reward, measured=self.measured,
+        return PlannerConfig(iterations=self.iterations, groups=2, episodes=self.episodes, reward=self.reward, measured=self.measured,
                              curriculum=self.curriculum)
 
 
-def build_league(config: OfflineConfig, folder: str | Path, workers: int = 1, progress: bool = False) -> dict[str, list[Origin]]:
+def build_league(config: OfflineConfig, folder: str | Path, workers: int = 1, progress: bool = False) -> dict[str, list[Original]]:
     "Train (or load) the base networks of every data set and make them ready; kept in `folder`/networks."
-    league = {}
+    training_networks = {}
     for name in config.datasets:
         data = prepare(load_dataset(name), config.protocol, seed=config.seed)
         networks = train_base_networks(config.n_networks, data, get_protocol(config.protocol), config.seed, Path(folder)/"networks"/name,
                                        workers, progress)
-        league[name] = origins_of(networks, data)
-    return league
+        training_networks[name] = origins_of(networks, data)
+    return training_networks
 
 
 def train_folds(
-    config: OfflineConfig, league: dict[str, list[Origin]], folder: str | Path, say: Callable = lambda row: None,
-) -> list[GenericAgent]:
+    config: OfflineConfig, training_networks: dict[str, list[Original]], folder: str | Path, callback: Callable = lambda row: None,
+) -> list[Planner]:
     "One agent per fold, each trained on the other folds, and one trained on everything, last; goes on from what is in the folder."
     agents, folds = [], deal_folds(config.datasets, config.folds)
     for k, held in enumerate([*folds, []]):
         file = Path(folder)/"agents"/(f"fold_{k}.safetensors" if held else "generic.safetensors")
         if not file.exists():
             names = [n for n in config.datasets if n not in held and (held or n != "kropt")]
-            played = [thin(league[n][:config.n_learn]) for n in names]
-            agent = train_generic(played, config.agent(), config.seed, file.with_name(f"{file.stem}_checkpoint.safetensors"), say=say)
-            save_generic(agent, file, datasets=names, networks=config.n_learn)
-        agents.append(load_generic(file))
+            played = [thin(training_networks[n][:config.n_learn]) for n in names]
+            agent = train_planner(played, config.agent(), config.seed, file.with_name(f"{file.stem}_checkpoint.safetensors"), callback=callback)
+            save_planner(agent, file, datasets=names, networks=config.n_learn)
+        agents.append(load_planner(file))
     return agents
 
 
 def evaluate_folds(
-    config: OfflineConfig, league: dict[str, list[Origin]], agents: Sequence[GenericAgent], folder: str | Path,
+    config: OfflineConfig, training_networks: dict[str, list[Original]], agents: Sequence[Planner], folder: str | Path,
 ) -> pd.DataFrame:
     "Every fold's agent on its own fold, beside the controls; written to agent_folds.csv."
     tables = []
     for k, held in enumerate(deal_folds(config.datasets, config.folds)):
-        table = evaluate_agent(agents[k], [league[n] for n in held], config.budgets, fold=k, seed=config.seed)
+        table = evaluate_agent(agents[k], [training_networks[n] for n in held], config.budgets, fold=k, seed=config.seed)
         tables.append(table)
     write_csv(Path(folder)/"agent_folds.csv", table := pd.concat(tables, ignore_index=True))
     return table
@@ -311,9 +311,9 @@ VARIANTS: dict[str, dict] = {"gain": {}, "lagrangian": {"reward": "lagrangian"},
 
 
 def compare_choices(
-    learn: Sequence[Sequence[Origin]],  # Per data set to train on, its networks
-    judge: Sequence[Sequence[Origin]],  # Per data set to be tested on, its networks
-    config: GenericConfig,
+    learn: Sequence[Sequence[Original]],  # Per data set to train on, its networks
+    judge: Sequence[Sequence[Original]],  # Per data set to be tested on, its networks
+    config: PlannerConfig,
     seeds: Sequence[int] = (0, 1, 2),
     budgets: Sequence[float] = (1.0, 5.0),
     variants: dict[str, dict] = VARIANTS,
@@ -322,9 +322,9 @@ def compare_choices(
     rows = []
     for seed in seeds:
         for name, changes in variants.items():
-            agent = train_generic(learn, config.replace(**changes), seed)
-            for origins in judge:
-                for budget in budgets: rows += play_rows(origins, budget, chooser(agent.policy), seed, method=name, fold=seed)
+            agent = train_planner(learn, config.replace(**changes), seed)
+            for originals in judge:
+                for budget in budgets: rows += play_entries(originals, budget, chooser(agent.policy), seed, method=name, fold=seed)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
 

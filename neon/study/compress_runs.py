@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ES', 'AS_TRAINED', 'AS_PUBLISHED', 'GATES', 'COLUMNS', 'PROMISES', 'TURNS', 'FACTS', 'CONTROLS', 'CONTROL_COLUMNS',
            'reference_training', 'stopping_data', 'reference_protocol', 'base_networks', 'CompressRun',
-           'smallest_on_test', 'outcome', 'network_rows', 'evaluation_rows', 'promise_rows', 'gather', 'run_compress',
-           'train_for', 'linear_facts', 'fact_rows', 'twins_of', 'guess_size', 'try_guess', 'control_rows',
-           'run_controls', 'without_twin', 'per_dataset', 'over_budget_rows', 'summary_row', 'summary_table',
+           'smallest_on_test', 'outcome', 'rows_for', 'evaluation_entries', 'promise_entries', 'gather', 'run_compress',
+           'train_for', 'linear_facts', 'fact_entries', 'twins_of', 'guess_size', 'try_guess', 'equal_time_entries',
+           'run_controls', 'without_twin', 'per_dataset', 'over_budget_entries', 'summary_entry', 'summary_table',
            'promise_table', 'simulated_violations', 'violation_table', 'hard_networks', 'common_networks',
-           'oracle_sizes', 'method_rows', 'gap_table', 'training_seconds', 'cost_table', 'objective_rows',
+           'oracle_sizes', 'method_entries', 'gap_table', 'training_seconds', 'cost_table', 'objective_entries',
            'objective_table']
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #2c5321c2
@@ -140,7 +140,7 @@ class CompressRun(Config):
     budgets: tuple[float, ...] = (1.0, 5.0)      # Permissible drops of accuracy, in points
     agents: str | None = "generic"               # Name or path of an agent, or a folder with fold_0.safetensors, ...; None: no plan
     folds: int = 5                               # Number of folds, where there is a folder
-    league: tuple[str, ...] = ()                 # Data sets that the folds were dealt from; (): those of the run
+    fold_datasets: tuple[str, ...] = ()                 # Data sets that the folds were dealt from; (): those of the run
     effort: float = 1.0                          # See `SearchConfig`
     select_inputs: bool = True                   # May the networks read fewer features?
     protocol: str = "strict"
@@ -150,7 +150,7 @@ class CompressRun(Config):
         get_protocol(self.protocol), reference_training(1, self.reference), self.compress()
         require(self.n_networks >= 1, f"n_networks must be at least 1, got {self.n_networks}")
         if self.agents and Path(self.agents).is_dir():
-            missing = sorted(set(self.datasets) - set(self.league or self.datasets))
+            missing = sorted(set(self.datasets) - set(self.fold_datasets or self.datasets))
             require(not missing, f"no fold was dealt {missing[:1]}; name all data sets in league")
 
     def compress(self, dataset: str | None = None) -> CompressConfig:
@@ -161,7 +161,7 @@ class CompressRun(Config):
     def agent(self, dataset: str) -> str | None:
         "The agent that has not met this data set, or the one there is."
         if not self.agents or not Path(self.agents).is_dir(): return self.agents
-        folds = deal_folds(self.league or self.datasets, self.folds)
+        folds = deal_folds(self.fold_datasets or self.datasets, self.folds)
         return str(Path(self.agents)/f"fold_{next(k for k, fold in enumerate(folds) if dataset in fold)}.safetensors")
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #b2c7ea13
@@ -202,12 +202,12 @@ def outcome(
             "oracle": smallest_on_test([*offers, network], original, data, guard.budget)}
 
 
-def network_rows(data: PreparedData, i: int):
+def rows_for(data: PreparedData, i: int):
     "Rows to fit, to compare on and for the guard, for network number `i`: the training rows, and the validation rows in two parts."
     return hold_out(data.X_train, data.y_train, (data.X_validation, data.y_validation), seed=i)
 
 
-def evaluation_rows(
+def evaluation_entries(
     run: CompressRun,
     data: PreparedData,
     i: int,                # Number of the network
@@ -215,7 +215,7 @@ def evaluation_rows(
 ) -> list[dict]:           # One row per budget
     "Compress one network and look at the test rows."
     begin, rows = time.process_time(), []
-    results = compress_rows(network, network_rows(data, i), run.compress(data.name))
+    results = compress_rows(network, rows_for(data, i), run.compress(data.name))
     seconds = time.process_time() - begin
     for r in results:
         best = Asked(Candidate(r.network, Drop(0.0, 0.0, 0), r.origin), r.drop, True)
@@ -234,7 +234,7 @@ PROMISES = {  # Rule: tests that share the error, and what else differs in the g
 }
 
 
-def promise_rows(
+def promise_entries(
     run: CompressRun,
     data: PreparedData,
     i: int,                # Number of the network
@@ -242,7 +242,7 @@ def promise_rows(
     draws: int = 20,
 ) -> list[dict]:           # One per rule and budget; `after` is a geometric mean, `change` a mean, `broken` a share of the draws
     "What each rule accepts when guard and test rows are dealt anew, and what that loses on test rows."
-    rows, config, original = network_rows(data, i), run.compress(data.name), fold_norms(network)
+    rows, config, original = rows_for(data, i), run.compress(data.name), fold_norms(network)
     with single_thread(): search, _ = gather_candidates(original, rows, config)
     n_compare, n_guard = len(rows.y_compare), len(rows.y_guard)
     lines = {g: line_up(search, g, (n_compare + n_guard, n_guard)) for g in config.guards()}
@@ -300,7 +300,7 @@ def _evaluate(context: tuple, task: tuple[str, int]) -> list[dict]:
     "In a worker: one network."
     (run, networks), (dataset, i) = context, task
     network = load_network(_net(Path(networks)/dataset/run.reference, i))
-    return evaluation_rows(run, _prepared(dataset, run.protocol, run.seed), i, network)
+    return evaluation_entries(run, _prepared(dataset, run.protocol, run.seed), i, network)
 
 
 def _setup(*arguments): return arguments
@@ -321,7 +321,7 @@ def run_compress(
         return gather(Path(folder)/"compress.csv", tasks, ("dataset", "network"), lambda todo: pool.map(_evaluate, todo))
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #c9d88d9b
-TURNS = ((1, 0.01), (4, 0.02), (4, 0.005), (1, 0.02))  # Length (1: that of `polish`) and learning rate of the trainings, in turns
+TURNS = ((1, 0.01), (4, 0.02), (4, 0.005), (1, 0.02))  # Length (1: that of `train_longer`) and learning rate of the trainings, in turns
 
 
 def _fresh(search: Search, architectures: Sequence[Architecture], turn: int) -> list[DenseNetwork]:
@@ -335,14 +335,14 @@ def train_for(
     architectures: Sequence[Architecture],
     seconds: float,       # CPU time, about
     origin: str,
-    lesson: float = 0.0,  # Weight of the reference as a teacher
+    teacher_weight: float = 0.0,  # Weight of the reference as a teacher
     probe: int = 10,      # Updates that tell how long one takes
-    blind: bool = False,  # Were the architectures chosen without a look at the rows of comparison?
+    without_comparison: bool = False,  # Were the architectures chosen without a look at the rows of comparison?
 ) -> list[Candidate]:     # All that were trained, in the pool
     "Train all architectures from new starts, again and again, until the time is over."
     began, found, config = time.process_time(), [], search.training()
     spent = lambda: time.process_time() - began
-    teach = lambda networks: (search.teacher, [lesson]*len(networks)) if lesson else (None, ())
+    teach = lambda networks: (search.teacher, [teacher_weight]*len(networks)) if teacher_weight else (None, ())
     networks = _fresh(search, architectures, -1)
     anneal(networks, search.x, search.y, replace(config, updates=probe, warm_up=1), search.seed, *teach(networks))
     each = spent()/probe
@@ -355,7 +355,7 @@ def train_for(
             networks = _fresh(search, group, turn)
             training = replace(config, updates=updates, learning_rate=rate*slower, warm_up=max(1, updates//20))
             trained = anneal(networks, search.x, search.y, training, search.seed + turn, *teach(networks))
-            found += search.add([fold_norms(n) for n in trained], origin, None, lesson, blind=blind)
+            found += search.add([fold_norms(n) for n in trained], origin, None, teacher_weight, without_comparison=without_comparison)
         each = (spent() - start)/updates
 
 
@@ -376,7 +376,7 @@ def linear_facts(data: PreparedData) -> dict: # Accuracies are fractions
             "constant_validation": constant, "linear_validation": linear.score(data.X_validation.numpy(), data.y_validation.numpy())}
 
 
-def fact_rows(data: PreparedData, reference: str, networks: dict[int, DenseNetwork]) -> list[dict]:
+def fact_entries(data: PreparedData, reference: str, networks: dict[int, DenseNetwork]) -> list[dict]:
     "Facts of some networks (by number): validation accuracy beside that of a constant and of a linear model."
     shared = linear_facts(data)
     return [shared | {"network": i, "reference": reference, "validation_before": evaluate(n, data.X_validation, data.y_validation)}
@@ -397,7 +397,7 @@ def twins_of(dataset: str) -> set[str]:
 def guess_size(
     method: str,          # "constant guess" or "ridge"
     known: pd.DataFrame,  # Rows of dataset, network, budget, before, after: sizes that sufficed
-    facts: pd.DataFrame,  # `fact_rows` of these networks and of the one in question
+    facts: pd.DataFrame,  # `fact_entries` of these networks and of the one in question
     dataset: str, network: int, budget: float,
     before: int,          # Its parameters
 ) -> float:               # Parameters
@@ -427,7 +427,7 @@ CONTROLS = ("scratch, same depth", "scratch, depth 1", "distilled, depth 1", "co
 CONTROL_COLUMNS = ("method", *COLUMNS)
 
 
-def control_rows(
+def equal_time_entries(
     data: PreparedData,
     i: int,                  # Number of the network
     network: DenseNetwork,
@@ -435,20 +435,20 @@ def control_rows(
     seconds: float,          # CPU time, about: what `compress` took for this network
     budgets: Sequence[float] = (1.0, 5.0),
     known: pd.DataFrame | None = None, # Rows of "scratch, depth 1", for the guesses
-    facts: pd.DataFrame | None = None, # `fact_rows`, for the guesses
+    facts: pd.DataFrame | None = None, # `fact_entries`, for the guesses
     reference: str = "es",
     seed: int = 0,
 ) -> list[dict]:             # One per budget
     "Compress one network with a control and look at the test rows."
     require(method in CONTROLS, f"unknown control {method!r}; there are {', '.join(CONTROLS)}")
-    begin, config, rows, unfolded = time.process_time(), CompressConfig(tuple(budgets)), network_rows(data, i), network.architecture
+    begin, config, rows, unfolded = time.process_time(), CompressConfig(tuple(budgets)), rows_for(data, i), network.architecture
     network, guards = fold_norms(network), config.guards()
     search = Search(rows.x, rows.y, rows.x_compare, rows.y_compare, network, guards, SearchConfig(), seed)
-    search.add(plain_cuts(network, rows.x), "cut", None, kin=True, blind=True)
+    search.add(plain_cuts(network, rows.x), "cut", None, from_original=True, without_comparison=True)
     left = max(0.0, seconds - (time.process_time() - begin))
     if method in CONTROLS[:3]:
         tried = halved(unfolded) if method == CONTROLS[0] else depth_one(data.n_features, data.n_classes)
-        train_for(search, tried, left, method, float(method.startswith("distilled")), blind=True)
+        train_for(search, tried, left, method, float(method.startswith("distilled")), without_comparison=True)
     else:
         for guard in guards:
             size = guess_size(method, known, facts, data.name, i, guard.budget, network.architecture.n_params)
@@ -465,7 +465,7 @@ def _control(context: tuple, task: tuple[str, int, str]) -> list[dict]:
     (run, networks, seconds, known, facts), (dataset, i, method) = context, task
     network = load_network(_net(Path(networks)/dataset/run.reference, i))
     with single_thread():
-        return control_rows(_prepared(dataset, run.protocol, run.seed), i, network, method, seconds[dataset, i], run.budgets, known, facts,
+        return equal_time_entries(_prepared(dataset, run.protocol, run.seed), i, network, method, seconds[dataset, i], run.budgets, known, facts,
                             run.reference, run.seed)
 
 
@@ -473,7 +473,7 @@ def run_controls(
     run: CompressRun,
     folder: str | Path,     # controls.csv is written here
     results: pd.DataFrame,  # Of `run_compress`: which networks, and how long they may take
-    facts: pd.DataFrame,    # `fact_rows` of these networks
+    facts: pd.DataFrame,    # `fact_entries` of these networks
     numbers: Sequence[int] | None = None, # Networks per data set; None: all that are in the results
     workers: int = 1,
     networks: str | Path | None = None,
@@ -501,15 +501,15 @@ def per_dataset(results: pd.DataFrame) -> pd.Series: # By data set
     return np.exp(np.log(results.before/results.after).groupby(results.dataset).mean())
 
 
-def over_budget_rows(results: pd.DataFrame) -> pd.Series:
+def over_budget_entries(results: pd.DataFrame) -> pd.Series:
     "Which networks lost more on test rows than they were allowed to."
     return results.change < -results.budget - 1e-9
 
 
-def summary_row(results: pd.DataFrame) -> dict:
+def summary_entry(results: pd.DataFrame) -> dict:
     "Compression, change of test accuracy, and budgets broken; all data sets weigh the same."
     results = without_twin(results)
-    ratios, over, large = per_dataset(results), over_budget_rows(results), results.n_test > 1000
+    ratios, over, large = per_dataset(results), over_budget_entries(results), results.n_test > 1000
     low, high = bootstrap_interval(ratios, "geometric mean")
     by_dataset = lambda values: float(values.groupby(results.dataset).mean().mean())
     return {"networks": len(results), "data sets": len(ratios), "geometric": geometric_mean(ratios), "low": low, "high": high,
@@ -519,12 +519,12 @@ def summary_row(results: pd.DataFrame) -> dict:
 
 
 def summary_table(results: pd.DataFrame, by: Sequence[str] = ("reference", "inputs", "budget")) -> pd.DataFrame:
-    "A `summary_row` per group."
-    return pd.DataFrame([dict(zip(by, key, strict=True)) | summary_row(group) for key, group in results.groupby(list(by)) if
+    "A `summary_entry` per group."
+    return pd.DataFrame([dict(zip(by, key, strict=True)) | summary_entry(group) for key, group in results.groupby(list(by)) if
                          len(without_twin(group))])
 
 
-def promise_table(results: pd.DataFrame) -> pd.DataFrame: # Of `promise_rows`
+def promise_table(results: pd.DataFrame) -> pd.DataFrame: # Of `promise_entries`
     "Compression and broken budgets per rule; the largest compression first."
     lines, large = [], results.n_test > 1000
     for (budget, rule), rows in without_twin(results).groupby(["budget", "rule"]):
@@ -555,7 +555,7 @@ def violation_table(results: pd.DataFrame, draws: int = 4000) -> pd.DataFrame: #
     lines, small = [], without_twin(results)
     for key, group in small[small.n_test <= 1000].groupby(["reference", "inputs", "budget"]):
         line = dict(zip(("reference", "inputs", "budget"), key, strict=True))
-        line |= {"networks": len(group), "broken": over_budget_rows(group).mean()}
+        line |= {"networks": len(group), "broken": over_budget_entries(group).mean()}
         for name, share in (("no drop", 0.0), ("drop of C", 1.0)):
             shares = simulated_violations(group, share, draws).mean(1)
             line |= {name: shares.mean(), f"{name}, 97.5 %": np.quantile(shares, 0.975)}
@@ -565,7 +565,7 @@ def violation_table(results: pd.DataFrame, draws: int = 4000) -> pd.DataFrame: #
 # %% ../../nbs/8_study/01_compress_runs.ipynb #2588b1b5
 def hard_networks(
     results: pd.DataFrame,
-    facts: pd.DataFrame,      # `fact_rows`
+    facts: pd.DataFrame,      # `fact_entries`
     budget: float | None = None, # By which both must fail; None: the row's own
 ) -> pd.DataFrame:            # Those rows of the results
     "Results of networks that neither a constant nor a linear model can replace within the budget, by validation rows."
@@ -590,19 +590,19 @@ def common_networks(results: pd.DataFrame, controls: pd.DataFrame, method: str =
 def oracle_sizes(table: pd.DataFrame) -> pd.Series: # Beside the rows of the table
     "The smallest size that any method came by within the budget on test rows, for the network and budget of each row."
     seen = table.oracle if "oracle" in table else table.before
-    found = np.minimum(np.where(over_budget_rows(table), table.before, table.after), seen.fillna(table.before))
+    found = np.minimum(np.where(over_budget_entries(table), table.before, table.after), seen.fillna(table.before))
     return pd.Series(found, table.index).groupby([table[c] for c in ("dataset", "network", "reference", "budget")]).transform("min")
 
 
-def method_rows(table: pd.DataFrame) -> pd.DataFrame: # One row per reference, budget and method
+def method_entries(table: pd.DataFrame) -> pd.DataFrame: # One row per reference, budget and method
     "Summary per method, with the gap to the oracle and the CPU seconds."
     table = without_twin(table).assign(gap=lambda t: t.after/oracle_sizes(t))
     lines = []
     for key, group in table.groupby(["reference", "budget", "method"]):
-        within = group[~over_budget_rows(group)]
+        within = group[~over_budget_entries(group)]
         gap = np.exp(np.log(within.gap).groupby(within.dataset).mean()) if len(within) else pd.Series([np.nan])
-        lines.append(dict(zip(("reference", "budget", "method"), key, strict=True)) | summary_row(group)
-                     | {"over": over_budget_rows(group).mean(), "gap": np.exp(np.log(gap).mean()), "median gap": within.gap.median(),
+        lines.append(dict(zip(("reference", "budget", "method"), key, strict=True)) | summary_entry(group)
+                     | {"over": over_budget_entries(group).mean(), "gap": np.exp(np.log(gap).mean()), "median gap": within.gap.median(),
                         "seconds": group.seconds.mean()})
     return pd.DataFrame(lines).sort_values(["reference", "budget", "geometric"], ascending=[True, True, False], ignore_index=True)
 
@@ -610,7 +610,7 @@ def method_rows(table: pd.DataFrame) -> pd.DataFrame: # One row per reference, b
 def gap_table(table: pd.DataFrame, method: str = "compress") -> pd.DataFrame: # By data set
     "Oracle's size and the gap of one method per data set and budget: geometric means over networks within the budget."
     table = without_twin(table)
-    table = table.assign(oracle=oracle_sizes(table))[lambda t: (t.method == method) & ~over_budget_rows(t)]
+    table = table.assign(oracle=oracle_sizes(table))[lambda t: (t.method == method) & ~over_budget_entries(t)]
     logs = pd.DataFrame({"size": np.log(table.after), "oracle": np.log(table.oracle), "gap": np.log(table.after/table.oracle)})
     return np.exp(logs.groupby([table.dataset, table.budget]).mean()).unstack("budget")
 
@@ -638,7 +638,7 @@ def cost_table(results: pd.DataFrame, base: pd.DataFrame) -> pd.DataFrame: # One
     return table.assign(share=table.seconds/table.base_seconds)
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #e4ebad20
-def objective_rows(
+def objective_entries(
     run: CompressRun,
     data: PreparedData,
     i: int,                # Number of the network
@@ -647,7 +647,7 @@ def objective_rows(
 ) -> list[dict]:           # One per objective and budget; `microseconds` of one row, `change` in points of test rows
     "Compress one network for each of the objectives, and count by all of them."
     costs = lambda n: {"parameters": n.architecture.n_params, "macs": n.architecture.macs, "microseconds": 1e6*latency(n, 1, seconds)}
-    original, rows = fold_norms(network), network_rows(data, i)
+    original, rows = fold_norms(network), rows_for(data, i)
     before, score = {f"{name}_before": value for name, value in costs(original).items()}, evaluate(original, data.X_test, data.y_test)
     found = []
     for objective in COSTS:
@@ -659,12 +659,12 @@ def objective_rows(
 
 
 def objective_table(
-    rows: pd.DataFrame, # Of `objective_rows`
+    rows: pd.DataFrame, # Of `objective_entries`
 ) -> pd.DataFrame:      # budget, objective, networks, geometric means of before / after of the three, mean change, share over budget
     "How many times less of each cost, by what was to be small."
     lines = []
     for (budget, objective), part in rows.groupby(["budget", "objective"], sort=False):
         less = {f"{name}, times less": geometric_mean(part[f"{name}_before"]/part[name]) for name in ("parameters", "macs", "microseconds")}
         lines.append({"budget": budget, "objective": objective, "networks": len(part), **less, "change": part.change.mean(),
-                      "over": over_budget_rows(part).mean()})
+                      "over": over_budget_entries(part).mean()})
     return pd.DataFrame(lines).sort_values("budget", kind="stable", ignore_index=True)

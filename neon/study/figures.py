@@ -36,7 +36,7 @@ from neon.study.tables import (
     percent,
     per_dataset_table,
     points,
-    shared_rows,
+    shared_entries,
     short_name,
     student,
     times,
@@ -259,7 +259,7 @@ def dumbbell_figure(
     require(2 <= len(methods) <= 4, f"dumbbell_figure compares two to four methods, got {len(methods)}")
     rows = only(rows, method=list(methods))
     _one_setting(rows, "dumbbell_figure")
-    table = per_dataset_table(shared_rows(rows, methods), methods)
+    table = per_dataset_table(shared_entries(rows, methods), methods)
     table = table.sort_values(methods[0])
     ahead = {m: int((table[methods[0]] > table[m]*(1 + 1e-9)).sum()) for m in methods[1:]}
     words = "; ".join(f"{method_of(methods[0]).label} is ahead of {method_of(m).label} on {n}" for m, n in ahead.items())
@@ -486,7 +486,7 @@ def violations_figure(
 # %% ../../nbs/8_study/04_figures.ipynb #e2d41e64
 def latency_figure(
     latency: pd.DataFrame, # dataset, network, method, budget, batch, parameters, microseconds_before, microseconds_after
-    rows: pd.DataFrame | None = None, # `judged_rows`, for the sizes of the originals
+    rows: pd.DataFrame | None = None, # `judged_entries`, for the sizes of the originals
 ) -> Figure:               # A panel per batch size
     "Time of one forward pass against the number of parameters."
     batches, words = sorted(set(only(latency).batch)), []

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Compressor', 'STUDY_METHODS', 'STUDY_SCHEMA', 'STUDY_COLUMNS', 'STUDY_KEY', 'BASE_COLUMNS', 'BASE_MODELS',
            'BASE_NETWORKS', 'LATENCY_COLUMNS', 'CURVE_COLUMNS', 'StudyConfig', 'Job', 'jobs', 'Method', 'walk_path',
-           'evolved', 'trained_on', 'unseen_agent', 'play_plans', 'get_method', 'study_row', 'check_study',
-           'read_study', 'write_study', 'networks_folder', 'study_networks', 'rows_file', 'failure_file', 'run_job',
-           'kept_file', 'open_study', 'waiting', 'run_jobs', 'train_all', 'run_study', 'study_rows', 'gather',
-           'base_rows', 'base_models', 'latency_rows', 'latencies', 'learning_curves']
+           'evolved', 'trained_on', 'unseen_planner', 'play_plans', 'get_method', 'study_entry', 'check_study',
+           'read_study', 'write_study', 'networks_folder', 'study_networks', 'entries_file', 'failure_file', 'run_job',
+           'kept_file', 'open_study', 'waiting', 'run_jobs', 'train_all', 'run_study', 'study_entries', 'gather',
+           'base_entries', 'base_models', 'latency_entries', 'latencies', 'learning_curves']
 
 # %% ../../nbs/8_study/02_jobs.ipynb #862abe31
 import json
@@ -32,7 +32,7 @@ import neon.rivals.pruners  # noqa: F401 (registers its methods)
 from ..rivals.baselines import BASELINES, Offer, Target, boosting, choose, finished, trainable
 from ..rivals.baselines import Path as OfferPath
 from ..compress import CompressConfig, compress_rows
-from .compress_runs import base_networks, network_rows, reference_training, twins_of
+from .compress_runs import base_networks, rows_for, reference_training, twins_of
 from neon.foundations.core import (
     Config,
     NeonError,
@@ -49,7 +49,7 @@ from neon.foundations.core import (
 from ..foundations.data import REGISTRY, PreparedData, load_dataset, prepare, table_name, whereabouts
 from ..ecomp.evolution import PRESETS, evolve
 from ..compression.export import latency
-from ..compression.planner import PlanResult, load_generic, plan_budgets
+from ..compression.planner import PlanResult, load_planner, plan_budgets
 from ..foundations.networks import DenseNetwork, load_network, save_network
 from ..foundations.results import Column, read_training
 from ..published.runs import claim_folder
@@ -193,14 +193,14 @@ def _ecomp(network, data, targets, config, job):
 
 # %% ../../nbs/8_study/02_jobs.ipynb #fda89561
 @lru_cache(maxsize=256)
-def unseen_agent(
+def unseen_planner(
     agents: str,  # Name or path of one agent, or a folder with fold_0.safetensors, ...
     dataset: str,
 ) -> str:         # Name or path
     "The one agent there is, or the first of a folder that has met neither this data set nor its twin in training."
     if not Path(agents).is_dir(): return agents
     files = sorted(Path(agents).glob("fold_*.safetensors"))
-    unseen = [file for file in files if not twins_of(dataset) & {*load_generic(file).facts["datasets"]}]
+    unseen = [file for file in files if not twins_of(dataset) & {*load_planner(file).facts["datasets"]}]
     require(len(unseen) > 0, f"of the {len(files)} agents in {agents} (fold_0.safetensors, ...) none is new to {dataset}")
     return str(unseen[0])
 
@@ -208,7 +208,7 @@ def unseen_agent(
 def play_plans(network: DenseNetwork, data: PreparedData, targets: Sequence[Target], agent: str) -> list[PlanResult]:
     "A frozen agent's plans, one per budget."
     rows = data.X_train, data.y_train, data.X_validation, data.y_validation
-    return plan_budgets(load_generic(agent), network, *rows, [t.budget for t in targets], targets[0].seed)
+    return plan_budgets(load_planner(agent), network, *rows, [t.budget for t in targets], targets[0].seed)
 
 
 def _visited(plan: PlanResult, network: DenseNetwork) -> Iterator[Offer]:
@@ -221,7 +221,7 @@ def _visited(plan: PlanResult, network: DenseNetwork) -> Iterator[Offer]:
 
 
 def _neon(network, data, targets, config, job, trained=False):
-    plans = play_plans(network, data, targets, unseen_agent(config.agents, data.name))
+    plans = play_plans(network, data, targets, unseen_planner(config.agents, data.name))
     offers = [choose(_visited(p, network), network, data, [t])[0] for p, t in zip(plans, targets, strict=True)]
     tried = len({id(v.network) for p in plans for v in p.visits})
     if not trained: return offers, tried
@@ -240,14 +240,14 @@ def _neon_trained(*arguments): return _neon(*arguments, trained=True)
 
 
 def _neon_own(network, data, targets, config, job):
-    plans = play_plans(network, data, targets, unseen_agent(config.agents, data.name))
+    plans = play_plans(network, data, targets, unseen_planner(config.agents, data.name))
     pick = lambda p: Offer(p.network, "as it was" if p.network is network else f"plan {''.join(map(str, p.actions))}")
     return [pick(p) for p in plans], len({id(v.network) for p in plans for v in p.visits})
 
 # %% ../../nbs/8_study/02_jobs.ipynb #95c1f641
 def _compress(network, data, targets, config, job):
-    settings = config.compress(unseen_agent(config.agents, data.name)).replace(seed=targets[0].seed)
-    found = compress_rows(network, network_rows(data, job.network), settings)
+    settings = config.compress(unseen_planner(config.agents, data.name)).replace(seed=targets[0].seed)
+    found = compress_rows(network, rows_for(data, job.network), settings)
     offers = [Offer(network if r.origin == "as it was" else finished(r.network, network), r.origin) for r in found]
     return offers, len({id(n) for r in found for n in (*(c.network for c in r.front), *(a.candidate.network for a in r.asked))})
 
@@ -299,7 +299,7 @@ STUDY_KEY = ("dataset", "protocol", "reference", "method", "network", "seed", "b
 _ALLOWED = {"protocol": ("strict", "paper"), "reference": ("es", "trained"), "counted": ("parameters", "nonzero")}
 
 
-def study_row(job: Job, budget: float, network: DenseNetwork, offer: Offer, data: PreparedData, offers: int, seconds: float) -> dict:
+def study_entry(job: Job, budget: float, network: DenseNetwork, offer: Offer, data: PreparedData, offers: int, seconds: float) -> dict:
     "The row of one network at one budget; test rows are looked at here for the first time."
     before, after = network.architecture, offer.network.architecture
     judge = lambda n, part: evaluate(n, getattr(data, f"X_{part}"), getattr(data, f"y_{part}"))
@@ -378,7 +378,7 @@ def _network_file(config: StudyConfig, folder: str | Path, dataset: str, protoco
     return networks_folder(config, folder, dataset, protocol)/reference/f"net_{i:02d}.safetensors"
 
 
-def rows_file(job: Job, folder: str | Path) -> Path:
+def entries_file(job: Job, folder: str | Path) -> Path:
     "Where the rows of a job stand once it is done."
     return Path(folder)/"rows"/f"{job}.csv"
 
@@ -392,7 +392,7 @@ def run_job(
     job: Job,
     config: StudyConfig,
     folder: str | Path,  # Of the study
-) -> list[dict]:         # One per budget, also in `rows_file`
+) -> list[dict]:         # One per budget, also in `entries_file`
     "Compress one network with one method and look at the test rows."
     file = _network_file(config, folder, job.dataset, job.protocol, job.reference, job.network)
     if not file.exists(): study_networks(config, folder, job.dataset, job.protocol, job.reference)
@@ -400,9 +400,9 @@ def run_job(
     begin = time.process_time()
     offers, tried = get_method(job.method).run(network, data, config.targets(job.seed), config, job)
     seconds = time.process_time() - begin
-    rows = [study_row(job, b, network, offer, data, tried, seconds) for b, offer in zip(config.budgets, offers, strict=True)]
+    rows = [study_entry(job, b, network, offer, data, tried, seconds) for b, offer in zip(config.budgets, offers, strict=True)]
     if job.network < config.keep: _keep(job, config, offers, network, folder)
-    write_study(pd.DataFrame(rows), rows_file(job, folder))
+    write_study(pd.DataFrame(rows), entries_file(job, folder))
     failure_file(job, folder).unlink(missing_ok=True)
     return rows
 
@@ -424,7 +424,7 @@ def open_study(config: StudyConfig, folder: str | Path) -> Path:
 
 def waiting(config: StudyConfig, folder: str | Path, retry: bool = False) -> list[Job]:
     "Jobs that are neither done nor failed; with `retry`, also those that failed."
-    return [job for job in jobs(config) if not rows_file(job, folder).exists() and (retry or not failure_file(job, folder).exists())]
+    return [job for job in jobs(config) if not entries_file(job, folder).exists() and (retry or not failure_file(job, folder).exists())]
 
 
 def _fail(job: Job, folder: str | Path, reason: str, trace: str = "") -> str:
@@ -457,7 +457,7 @@ def run_jobs(
     config: StudyConfig,
     folder: str | Path,
     workers: int = 1,
-    say: Callable[[Job, str], None] = lambda job, outcome: None, # Called when a job is done or has failed
+    callback: Callable[[Job, str], None] = lambda job, outcome: None, # Called when a job is done or has failed
 ) -> None:
     "Do jobs, whatever becomes of single ones."
     todo = list(todo)
@@ -465,12 +465,12 @@ def run_jobs(
         for job in todo: _under_way(job, folder).unlink(missing_ok=True)
         try:
             with Workers(workers, _setup, config, str(folder)) as pool:
-                for job, outcome in pool.map(_work, todo): say(job, outcome)
+                for job, outcome in pool.map(_work, todo): callback(job, outcome)
             return
         except BrokenProcessPool:
             for job in (job for job in todo if _under_way(job, folder).exists()):
-                say(job, "failed: " + _fail(job, folder, "a worker process ended suddenly; was it killed, perhaps for want of memory?"))
-            left = [job for job in todo if not rows_file(job, folder).exists() and not failure_file(job, folder).exists()]
+                callback(job, "failed: " + _fail(job, folder, "a worker process ended suddenly; was it killed, perhaps for want of memory?"))
+            left = [job for job in todo if not entries_file(job, folder).exists() and not failure_file(job, folder).exists()]
             require(len(left) < len(todo), "worker processes cannot be started")
             todo = left
 
@@ -499,16 +499,16 @@ def run_study(
         if (reason := failed.get((job.dataset, job.protocol, job.reference))): _fail(job, folder, f"no base networks: {reason}")
     todo = [job for job in todo if (job.dataset, job.protocol, job.reference) not in failed]
     with tqdm(total=len(todo), desc="jobs", disable=not progress) as bar:
-        def say(job: Job, outcome: str) -> None:
+        def callback(job: Job, outcome: str) -> None:
             bar.update()
             if progress: bar.write(f"{job}: {outcome}")
-        run_jobs(todo, config, folder, workers, say)
-    return study_rows(config, folder)
+        run_jobs(todo, config, folder, workers, callback)
+    return study_entries(config, folder)
 
 # %% ../../nbs/8_study/02_jobs.ipynb #f7c41b7e
-def study_rows(config: StudyConfig, folder: str | Path) -> pd.DataFrame:
+def study_entries(config: StudyConfig, folder: str | Path) -> pd.DataFrame:
     "The rows of the jobs that are done."
-    return _joined([file for job in jobs(config) if (file := rows_file(job, folder)).exists()])
+    return _joined([file for job in jobs(config) if (file := entries_file(job, folder)).exists()])
 
 
 def _joined(files: Sequence[Path]) -> pd.DataFrame:
@@ -549,7 +549,7 @@ BASE_NETWORKS = {"es": "base networks, early-stopped", "trained": "base networks
 _SVM_ROWS = 10_000
 
 
-def base_rows(config: StudyConfig, folder: str | Path, dataset: str, protocol: str) -> list[dict]: # `BASE_COLUMNS`
+def base_entries(config: StudyConfig, folder: str | Path, dataset: str, protocol: str) -> list[dict]: # `BASE_COLUMNS`
     "Test accuracies (fractions) of the base networks there are, and of other models."
     data, found = _prepared(dataset, protocol, config.seed), {}
     for reference in config.references:
@@ -568,7 +568,7 @@ def _base(context: tuple, cell: tuple[str, str]) -> pd.DataFrame:
     "In a worker: the rows of one data set and protocol, from their file where they have one."
     config, folder = context
     file = Path(folder)/"base"/f"{table_name(Path(cell[0]))}_{cell[1]}.csv"
-    if not file.exists(): write_csv(file, pd.DataFrame(base_rows(config, folder, *cell), columns=BASE_COLUMNS))
+    if not file.exists(): write_csv(file, pd.DataFrame(base_entries(config, folder, *cell), columns=BASE_COLUMNS))
     return pd.read_csv(file)
 
 
@@ -585,7 +585,7 @@ def base_models(config: StudyConfig, folder: str | Path, workers: int = 1, progr
 LATENCY_COLUMNS = ("dataset", "network", "method", "budget", "batch", "parameters", "microseconds_before", "microseconds_after")
 
 
-def latency_rows(job: Job, config: StudyConfig, folder: str | Path, seconds: float = 0.05) -> list[dict]: # `LATENCY_COLUMNS`
+def latency_entries(job: Job, config: StudyConfig, folder: str | Path, seconds: float = 0.05) -> list[dict]: # `LATENCY_COLUMNS`
     "What a forward pass takes before and after one job, for one row and for 256."
     original, rows = load_network(_network_file(config, folder, job.dataset, job.protocol, job.reference, job.network)), []
     before = {batch: 1e6*latency(original, batch, seconds) for batch in (1, 256)}
@@ -604,8 +604,8 @@ def latencies(config: StudyConfig, folder: str | Path, seconds: float = 0.05, pr
     "Latencies of all networks that were kept, of the first protocol, reference and seed; writes study_latency.csv."
     first = (config.protocols[0], config.references[0], 0)
     done = [job for job in jobs(config) if job.network < config.keep and (job.protocol, job.reference, job.seed) == first
-            and rows_file(job, folder).exists() and not _zeros(job, folder)]
-    rows = [row for job in tqdm(done, "latencies", disable=not progress) for row in latency_rows(job, config, folder, seconds)]
+            and entries_file(job, folder).exists() and not _zeros(job, folder)]
+    rows = [row for job in tqdm(done, "latencies", disable=not progress) for row in latency_entries(job, config, folder, seconds)]
     table = pd.DataFrame(rows, columns=LATENCY_COLUMNS)
     write_csv(Path(folder)/"study_latency.csv", table)
     return table
@@ -613,7 +613,7 @@ def latencies(config: StudyConfig, folder: str | Path, seconds: float = 0.05, pr
 
 def _zeros(job: Job, folder: str | Path) -> bool:
     "Are its networks full of zeros, which take as long as other numbers?"
-    return "nonzero" in set(pd.read_csv(rows_file(job, folder)).counted)
+    return "nonzero" in set(pd.read_csv(entries_file(job, folder)).counted)
 
 # %% ../../nbs/8_study/02_jobs.ipynb #9a221717
 CURVE_COLUMNS = ("dataset", "seed", "episode", "return", "compression_ratio", "accuracy_change")
