@@ -78,7 +78,7 @@ notebooks: $(VENV)/dev.stamp
 
 pytest: $(VENV)/dev.stamp
 	@printf '\n== %s\n' '4/4 tests across modules'
-	@$(BIN)/python -m pytest -q --durations=10 </dev/null
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope --durations=10 </dev/null
 
 # Steps print and stop in order, whatever -j says.
 .NOTPARALLEL:

@@ -11,7 +11,7 @@ from benchmarks.step import variants
 from neon.foundations.core import generator, get_protocol
 from neon.foundations.training import train_networks
 from neon.published.agent import random_policy, rollout_together
-from neon.published.environment import EnvConfig, Table
+from neon.published.environment import EnvConfig, EpisodeBatch
 from neon.published.runs import RunConfig
 
 DATASETS = {"step": ("diabetes", "waveform-5000", "house_8L"), "base": ("diabetes", "waveform-5000", "satimage", "house_8L"),
@@ -28,7 +28,7 @@ def peak_of_steps(name: str, drawn: int = 30, rounds: int = 4) -> float: # MB
     data = data_of(name)
     networks = sorted(drawn_networks(data, drawn), key=lambda n: n.architecture.macs)[-2:]
     for config in variants().values():
-        table = Table(networks, data, short(config), SEED)
+        table = EpisodeBatch(networks, data, short(config), SEED)
         for k in range(rounds):
             rngs = [generator(SEED, "memory", k, i) for i in range(2)]
             rollout_together(table, [0, 1], random_policy(len(config.actions)), rngs)

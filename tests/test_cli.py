@@ -13,9 +13,9 @@ import pytest
 
 import neon
 from neon import cli
-from neon import data as neon_data
 from neon.cli import check_parameters, default_folder, main, run_settings, template_parameters
 from neon.ecomp.runs import EcompConfig, read_original, read_records, read_winners
+from neon.foundations import data as neon_data
 from neon.foundations.core import NeonError
 from neon.foundations.data import REGISTRY, load_dataset
 from neon.foundations.results import RESULT_COLUMNS, read_results, read_training

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import _openml
 from sklearn.model_selection import train_test_split
 
-from neon import data as neon_data
+from neon.foundations import data as neon_data
 from neon.foundations.core import PROTOCOLS, NeonError, generator
 from neon.foundations.data import (
     NEON_DATASETS,

@@ -647,7 +647,7 @@ def alone(iris, three) -> Agent: return train_agent(three, iris, RULES, EPISODES
 def test_an_agent_depends_neither_on_the_number_of_processes_nor_on_a_break(iris, three, alone, tmp_path, monkeypatch):
     """Two processes up to episode 20, one from there on. The same cuts come again and again, in other company and in another process, of
     which each has a memory of its own."""
-    from neon import agent as module
+    from neon.published import agent as module
     save, checkpoint = module.save_agent, tmp_path/"agent.safetensors"
 
     class Stop(Exception): pass

@@ -175,7 +175,7 @@ def test_training_goes_on_from_a_checkpoint(data, networks, rules, tmp_path, mon
 
     class Stop(Exception): pass
     def stop_at(n):
-        from neon import agent as module
+        from neon.published import agent as module
         save = module.save_agent
         def saving(agent, *args, **kwargs):
             save(agent, *args, **kwargs)

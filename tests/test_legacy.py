@@ -334,7 +334,7 @@ def test_a_class_of_the_caller_survives(tmp_path, monkeypatch):
 def test_what_the_original_does_not_know_is_not_written(tmp_path):
     with pytest.raises(NeonError, match="row 0 has the activation 'gelu'; the original knows relu, tanh, sigmoid"):
         legacy.write_checkpoint(dense(3, 4, 2, activation="gelu"), tmp_path / "a.pt")
-    with pytest.raises(NeonError, match="the output row has the activation 'relu'"):
+    with pytest.raises(NeonError, match="the output layer has the activation 'relu'"):
         legacy.write_checkpoint(dense(3, 4, 2, output="relu"), tmp_path / "a.pt")
     assert not list(tmp_path.iterdir())
 

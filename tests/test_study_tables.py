@@ -260,7 +260,7 @@ def test_stored_tables_per_data_set_have_the_stored_means(published):
 def test_a_page_says_what_is_missing_and_goes_on(root, published, tmp_path, capsys):
     page = Page(Study(pd.DataFrame(columns=["dataset", "protocol", "reference", "budget"]), published), tmp_path)
     page.show(lambda: main_table(page.study.rows))
-    page.callback(lambda: page.study.side("latency"))
+    page.say(lambda: page.study.side("latency"))
     page.draw("curves", lambda: curves_figure(page.study.side("curves")))
     said = capsys.readouterr().out
     assert "no rows yet" in said and "study_latency.csv is not there yet" in said and "study_curves.csv is not there yet" in said

@@ -183,12 +183,12 @@ def make_cuts(
     histories = [_digest(c.state.history, c.name) for c in cuts]
     results = [memo.remember(history, lambda c=c: [_narrow(c, data, config, seed)], [old])[0]
                for c, old, history in zip(cuts, before, histories, strict=True)]
-    for members in _companies(cuts, results, config):
-        members, networks = [cuts[i] for i in members], [results[i][0] for i in members]
-        key = _digest("trained", *(histories[i] for i in members))
+    for chosen in _trained_together(cuts, results, config):
+        members, networks = [cuts[i] for i in chosen], [results[i][0] for i in chosen]
+        key = _digest("trained", *(histories[i] for i in chosen))
         train = lambda members=members, networks=networks: _train_cuts(members, networks, data, config, seed)
-        trained = memo.remember(key, train, [before[i] for i in members])
-        for place, (i, result) in enumerate(zip(members, trained, strict=True)): results[i], histories[i] = result, _digest(key, place)
+        trained = memo.remember(key, train, [before[i] for i in chosen])
+        for place, (i, result) in enumerate(zip(chosen, trained, strict=True)): results[i], histories[i] = result, _digest(key, place)
     for c, (network, accuracy), history in zip(cuts, results, histories, strict=True):
         first = c.layer if config.new_layers_only else 0
         if c.after is None or c.after.network is not network: c.after = c.state.changed(network, accuracy, first)
@@ -196,7 +196,7 @@ def make_cuts(
     return results
 
 
-def _companies(cuts: Sequence[Cut], narrowed: Sequence[tuple[DenseNetwork, float]], config: EnvConfig) -> list[list[int]]:
+def _trained_together(cuts: Sequence[Cut], narrowed: Sequence[tuple[DenseNetwork, float]], config: EnvConfig) -> list[list[int]]:
     "Numbers of the cuts whose networks must be trained, in the stacks in which they are."
     if config.recovery == "refit" and not config.refit_epochs: return []
     poor = [i for i, c in enumerate(cuts) if config.recovery != "refit" or narrowed[i][1] < c.state.accuracy]
