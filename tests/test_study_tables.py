@@ -270,7 +270,7 @@ def test_a_page_says_what_is_missing_and_goes_on(root, published, tmp_path, caps
 
 def test_the_saved_study_is_readable_or_absent(root):
     saved = load_study(root / "data" / "results")
-    assert {"dataset", "compression", "over"} <= set(saved.layers.columns) and set(saved.sides) <= {"base", "latency", "curves"}
+    assert {"dataset", "compression", "over"} <= set(saved.rows.columns) and set(saved.sides) <= {"base", "latency", "curves"}
 
 
 def test_figures_describe_what_they_show(published):
