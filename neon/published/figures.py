@@ -18,16 +18,22 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from ..foundations.core import require
-from ..foundations.results import accuracy_change, check_results, check_training, geometric_mean, over_budget, pareto_front
-from ..foundations.results import parse_widths, read_results, read_training
-from ..foundations.style import COLOURS, MARKS, STYLE, blank_figure, log_axis, plain_label, width_axis
+from ..foundations.results import accuracy_change, check_results, check_training, geometric_mean, over_budget
+from ..foundations.results import pareto_front, parse_widths, read_results, read_training
+from ..foundations.style import COLOURS, MARKS, STYLE, blank_figure, log_axis, panel_grid, plain_label, width_axis
 
 # %% ../../nbs/3_published/07_figures.ipynb #fb2cac2a
 def _moving(values: np.ndarray, window: int) -> np.ndarray:
     "Mean of the last `window` values at each position; of those there are, at the beginning."
     return pd.Series(values).rolling(window, min_periods=1).mean().to_numpy()
 
+# %% ../../nbs/3_published/07_figures.ipynb #dd2e0b21
+def _blocks(flags: np.ndarray) -> list[tuple[int, int]]:
+    "First and last position of each run of true values."
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
+# %% ../../nbs/3_published/07_figures.ipynb #0b32f9cc
 def _symlog_ticks(low: float, high: float, threshold: float) -> list[float]:
     "Zero and powers of ten of either sign, few enough to read."
     top = int(np.floor(np.log10(max(abs(low), abs(high), threshold))))
@@ -37,38 +43,6 @@ def _symlog_ticks(low: float, high: float, threshold: float) -> list[float]:
     if stride > 1 and first == start: first += stride  # beside zero there is no room for another label
     powers = [10.0**k for k in range(first, top + 1, stride)]
     return [-p for p in reversed(powers) if p <= -low*1.01] + [0.0] + [p for p in powers if p <= high*1.01]
-
-
-def _blocks(flags: np.ndarray) -> list[tuple[int, int]]:
-    "First and last position of each run of true values."
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
-    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-# %% ../../nbs/3_published/07_figures.ipynb #6acd97b4
-def learning_curve(
-    training,          # Training rows (see `TRAINING_SCHEMA`), or the path of a training.csv or of its folder
-    window: int = 20,  # Episodes averaged, >= 1
-) -> Figure:           # Two panels: return, compression ratio
-    "Return and compression ratio per episode, with moving averages."
-    training = read_training(training) if isinstance(training, (str, Path)) else check_training(training)
-    require(len(training) > 0, "learning_curve needs at least one episode")
-    require(window >= 1, f"window must be at least 1 episode, got {window}")
-    training = training.sort_values("episode", ignore_index=True)
-    returns, ratios = training["return"].to_numpy(), training["compression_ratio"].to_numpy()
-    averages = _moving(returns, window), np.exp(_moving(np.log(ratios), window))
-    alt = (f"Learning curve over {len(training)} episodes. The mean return of the last {min(window, len(training))} episodes ends at "
-           f"{averages[0][-1]:,.0f}, their geometric mean compression ratio at {averages[1][-1]:.1f}.")
-    with mpl.rc_context(STYLE):
-        fig = blank_figure(7.2, 4.6, alt)
-        top, bottom = fig.subplots(2, 1, sharex=True)
-        for ax, values, average in [(top, returns, averages[0]), (bottom, ratios, averages[1])]:
-            _episodes(ax, training, values, average)
-        _return_axis(top, returns)
-        log_axis(bottom, "y", ratios)
-        bottom.set_ylabel("compression ratio\n(before ÷ after, log scale)")
-        bottom.set_xlabel("episode")
-        _learning_legend(fig, training, window)
-    return fig
 
 # %% ../../nbs/3_published/07_figures.ipynb #eeaf682a
 def _episodes(ax, training: pd.DataFrame, values: np.ndarray, average: np.ndarray) -> None:
@@ -80,12 +54,12 @@ def _episodes(ax, training: pd.DataFrame, values: np.ndarray, average: np.ndarra
     ax.plot(episodes, average, color=COLOURS["blue"], marker="s" if len(episodes) == 1 else "", markersize=4)
     margin = max(0.6, 0.01*(episodes[-1] - episodes[0]))
     ax.set_xlim(episodes[0] - margin, episodes[-1] + margin)
-    few = episodes[-1] - episodes[0] < 8
-    ax.xaxis.set_major_locator(FixedLocator(range(episodes[0], episodes[-1] + 1)) if few else MaxNLocator(integer=True, nbins=8))
+    few = FixedLocator(range(episodes[0], episodes[-1] + 1)) if episodes[-1] - episodes[0] < 8 else None
+    ax.xaxis.set_major_locator(few or MaxNLocator(integer=True, nbins=8))
 
-
+# %% ../../nbs/3_published/07_figures.ipynb #6ccd2a08
 def _return_axis(ax, returns: np.ndarray, threshold: float = 10) -> None:
-    "Symmetric logarithmic where the returns ask for it, always with some height."
+    "Symmetric logarithmic where returns go beyond the threshold, always with some height."
     low, high = min(returns.min(), 0), max(returns.max(), 0)
     if low == high: low, high = -1, 1
     ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
@@ -101,53 +75,63 @@ def _return_axis(ax, returns: np.ndarray, threshold: float = 10) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(plain_label))
 
-
+# %% ../../nbs/3_published/07_figures.ipynb #babfa3e1
 def _learning_legend(fig: Figure, training: pd.DataFrame, window: int) -> None:
     "The legend, above the panels."
     count = f"last {window} episodes" if window > 1 else "episode itself"
-    handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS["grey"], alpha=0.6, markersize=4, label="one episode"),
+    dot = {"marker": "o", "linestyle": "", "color": COLOURS["grey"], "alpha": 0.6, "markersize": 4}
+    handles = [Line2D([], [], label="one episode", **dot),
                Line2D([], [], color=COLOURS["blue"], label=f"mean of the {count} (ratio: geometric)")]
     if training["warmup"].any(): handles.append(Patch(color="#EEEEEE", label="warm-up, random actions"))
     fig.legend(handles=handles, loc="outside upper center", ncols=3)
 
+# %% ../../nbs/3_published/07_figures.ipynb #4d0c4f75
+def _learning_in_words(returns: np.ndarray, ratios: np.ndarray, window: int) -> str:
+    "Where the moving averages end."
+    n = len(returns)
+    return (f"Learning curve over {n} episodes. The mean return of the last {min(window, n)} episodes ends at "
+            f"{returns[-1]:,.0f}, their geometric mean compression ratio at {ratios[-1]:.1f}.")
+
+# %% ../../nbs/3_published/07_figures.ipynb #6acd97b4
+def learning_curve(
+    training,          # Training table (see `TRAINING_SCHEMA`), or the path of a training.csv or of its folder
+    window: int = 20,  # Episodes averaged, >= 1
+) -> Figure:           # Two panels: return, compression ratio
+    "Return and compression ratio per episode, with moving averages."
+    training = read_training(training) if isinstance(training, (str, Path)) else check_training(training)
+    require(len(training) > 0, "learning_curve needs at least one episode")
+    require(window >= 1, f"window must be at least 1 episode, got {window}")
+    training = training.sort_values("episode", ignore_index=True)
+    returns, ratios = training["return"].to_numpy(), training["compression_ratio"].to_numpy()
+    averages = _moving(returns, window), np.exp(_moving(np.log(ratios), window))
+    with mpl.rc_context(STYLE):
+        fig = blank_figure(7.2, 4.6, _learning_in_words(*averages, window))
+        top, bottom = fig.subplots(2, 1, sharex=True)
+        _episodes(top, training, returns, averages[0])
+        _episodes(bottom, training, ratios, averages[1])
+        _return_axis(top, returns)
+        log_axis(bottom, "y", ratios)
+        bottom.set_ylabel("compression ratio\n(before ÷ after, log scale)")
+        bottom.set_xlabel("episode")
+        _learning_legend(fig, training, window)
+    return fig
+
 # %% ../../nbs/3_published/07_figures.ipynb #f937cc39
 def _groups(results) -> dict[str, pd.DataFrame]:
-    "Checked result rows per label."
+    "Checked results per label."
     if isinstance(results, (str, Path)):
         path = Path(results)
         both = path.is_dir() and any(path.rglob("results_train.csv"))
         results = {"training networks": read_results(path, "train")} if both else {}
         results["test networks" if path.is_dir() else "networks"] = read_results(path)
     if isinstance(results, pd.DataFrame): results = {"networks": results}
-    require(isinstance(results, Mapping), f"results must be a table, a path or a dictionary of tables, got {type(results).__name__}")
+    require(isinstance(results, Mapping),
+            f"results must be a table, a path or a dictionary of tables, got {type(results).__name__}")
     groups = {label: check_results(table, label) for label, table in results.items()}
     groups = {label: table for label, table in groups.items() if len(table)}
-    require(len(groups) > 0, "the figure needs at least one result row")
+    require(len(groups) > 0, "the figure needs at least one network")
     require(len(groups) <= len(MARKS), f"at most {len(MARKS)} groups can be told apart, got {len(groups)}")
     return groups
-
-# %% ../../nbs/3_published/07_figures.ipynb #6566892a
-def compression_against_accuracy(
-    results, # Result rows, the path of a csv or of a run's folder, or {label: rows}
-) -> Figure: # One panel, the legend beside it
-    "Every network as a point: compression ratio against accuracy change, with budgets, means and Pareto front."
-    groups = _groups(results)
-    every = pd.concat(groups.values())
-    ratios, changes = every["compression_ratio"].to_numpy(), accuracy_change(every).to_numpy()
-    alt = "Compression ratio against accuracy change. " + " ".join(_in_words(label, table) for label, table in groups.items())
-    with mpl.rc_context(STYLE):
-        fig = blank_figure(7.2, 4.0, alt)
-        ax = fig.subplots()
-        ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
-        _front(ax, ratios, changes)
-        for table, (colour, marker) in zip(groups.values(), MARKS, strict=False): _points(ax, table, COLOURS[colour], marker)
-        log_axis(ax, "x", ratios)
-        _change_axis(ax, changes, every["budget"])
-        _budget_lines(ax, sorted(set(every["budget"])))
-        ax.set_xlabel("compression ratio (parameters before ÷ after, log scale)")
-        ax.set_ylabel("accuracy change on test rows\n(percentage points)")
-        fig.legend(handles=_legend(groups, ax.get_ylim()[0]), loc="outside right center")
-    return fig
 
 # %% ../../nbs/3_published/07_figures.ipynb #a83fbe80
 def _in_words(label: str, table: pd.DataFrame) -> str:
@@ -156,7 +140,7 @@ def _in_words(label: str, table: pd.DataFrame) -> str:
     return (f"{len(table)} {label}: geometric mean {geometric_mean(ratio):.1f}, arithmetic mean {ratio.mean():.1f}, "
             f"mean accuracy change {change:+.2f} points, {over_budget(table).sum()} over budget.")
 
-
+# %% ../../nbs/3_published/07_figures.ipynb #5f1ea6ce
 def _points(ax, table: pd.DataFrame, colour: str, marker: str) -> None:
     "The networks of one group and its two means."
     ratio, change = table["compression_ratio"], accuracy_change(table)
@@ -165,15 +149,17 @@ def _points(ax, table: pd.DataFrame, colour: str, marker: str) -> None:
     means = [geometric_mean(ratio), ratio.mean()]
     ax.plot(means, [change.mean()]*2, color=colour, linewidth=1.2, zorder=4)
     for mean, face, size in zip(means, (colour, "none"), (7.5, 10.5), strict=True):  # nested where the two are equal
-        ax.plot(mean, change.mean(), "D", markersize=size, markerfacecolor=face, markeredgecolor="black", markeredgewidth=1.2, zorder=5)
+        ax.plot(mean, change.mean(), "D", markersize=size, markerfacecolor=face,
+                markeredgecolor="black", markeredgewidth=1.2, zorder=5)
 
-
+# %% ../../nbs/3_published/07_figures.ipynb #9678b39c
 def _front(ax, ratios: np.ndarray, changes: np.ndarray) -> None:
     "The Pareto front as a staircase."
-    front = np.unique(np.column_stack([ratios, changes])[pareto_front(np.column_stack([ratios, changes]))], axis=0)
+    every = np.column_stack([ratios, changes])
+    front = np.unique(every[pareto_front(every)], axis=0)
     ax.step(front[:, 0], front[:, 1], where="pre", color="black", linewidth=1.0, linestyle=":", zorder=2)
 
-
+# %% ../../nbs/3_published/07_figures.ipynb #9e0326b6
 def _budget_lines(ax, budgets: list[float]) -> None:
     "A dashed line where each budget ends; several are labelled at the right edge."
     for budget in [b for b in budgets if -b >= ax.get_ylim()[0]]:
@@ -182,7 +168,7 @@ def _budget_lines(ax, budgets: list[float]) -> None:
             ax.annotate(f"{budget:g}", (1.0, -budget), xycoords=("axes fraction", "data"),
                         xytext=(3, 0), textcoords="offset points", va="center")
 
-
+# %% ../../nbs/3_published/07_figures.ipynb #ac181ca5
 def _change_axis(ax, changes: np.ndarray, budgets: pd.Series) -> None:
     "Room for every point, zero, and each budget that is not far below all points."
     low, high = min(changes.min(), 0), max(changes.max(), 0)
@@ -191,51 +177,45 @@ def _change_axis(ax, changes: np.ndarray, budgets: pd.Series) -> None:
     pad = max(0.08*(high - low), 0.5 - (high - low)/2, 0.05)
     ax.set_ylim(low - pad, high + pad)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: "0" if abs(v) < 1e-9 else f"{v:+g}".replace("-", "−")))
+    signed = lambda v, _: "0" if abs(v) < 1e-9 else f"{v:+g}".replace("-", "−")
+    ax.yaxis.set_major_formatter(FuncFormatter(signed))
 
-
+# %% ../../nbs/3_published/07_figures.ipynb #5c4d18c1
 def _legend(groups: dict[str, pd.DataFrame], low: float) -> list:
     "What the marks mean; budgets below the axis are said to be."
     budgets = sorted({budget for table in groups.values() for budget in table["budget"]})
     names = ", ".join(f"{b:g}" + (" (off the axis)" if -b < low else "") for b in budgets)
-    def diamond(face, size, label):
-        return Line2D([], [], marker="D", linestyle="", markerfacecolor=face, markeredgecolor="black", markersize=size, label=label)
     handles = [Line2D([], [], marker=marker, linestyle="", color=COLOURS[colour], markersize=6, label=label)
                for label, (colour, marker) in zip(groups, MARKS, strict=False)]
-    return [*handles, diamond("#444444", 6, "geometric mean"), diamond("none", 8, "arithmetic mean"),
+    diamond = {"marker": "D", "linestyle": "", "markeredgecolor": "black"}
+    return [*handles,
+            Line2D([], [], markerfacecolor="#444444", markersize=6, label="geometric mean", **diamond),
+            Line2D([], [], markerfacecolor="none", markersize=8, label="arithmetic mean", **diamond),
             Line2D([], [], color="black", linewidth=1.0, linestyle=":", label="Pareto front"),
             Line2D([], [], color="black", linewidth=1.0, linestyle="--", label=f"budget (points): {names}")]
 
-# %% ../../nbs/3_published/07_figures.ipynb #723016f9
-def widths_before_after(
-    results,              # Result rows, or the path of a csv or of a run's folder (its test networks)
-    log: bool | None = None, # Logarithmic widths? None: where the narrowest is under a 25th of the widest
-) -> Figure:              # One panel per network, at most 60
-    "Widths of the hidden layers before (outline) and after (filled), per network."
-    results = read_results(results) if isinstance(results, (str, Path)) else check_results(results)
-    require(0 < len(results) <= 60, f"widths_before_after draws 1 to 60 networks, got {len(results)}; choose some")
-    before, after = (results[f"architecture_{when}"] for when in ("before", "after"))
-    widths = [(parse_widths(b)[1:-1], parse_widths(a)[1:-1]) for b, a in zip(before, after, strict=True)]
-    all_widths = [width for pair in widths for side in pair for width in side] or [1]
-    log = max(all_widths) > 25*min(all_widths) if log is None else log
-    names = results["network"] if results["dataset"].nunique() == 1 else results["dataset"] + " " + results["network"]
-    alt = "Widths of the hidden layers before and after. " + " ".join(
-        f"{name}: {b} to {a}." for name, b, a in zip(names, before, after, strict=True))
-    columns = min(len(results), 3 if len(results) <= 9 else 5)
-    lines = -(-len(results)//columns)
+# %% ../../nbs/3_published/07_figures.ipynb #6566892a
+def compression_against_accuracy(
+    results, # Results, the path of a csv or of a run's folder, or {label: results}
+) -> Figure: # One panel, the legend beside it
+    "Every network as a point: compression ratio against accuracy change, with budgets, means and Pareto front."
+    groups = _groups(results)
+    every = pd.concat(groups.values())
+    ratios, changes = every["compression_ratio"].to_numpy(), accuracy_change(every).to_numpy()
+    words = " ".join(_in_words(label, table) for label, table in groups.items())
     with mpl.rc_context(STYLE):
-        fig = blank_figure(7.2 if columns > 1 else 4.2, 0.9 + (1.6 if columns <= 3 else 1.35)*lines, alt)
-        axes = fig.subplots(lines, columns, sharey=True, squeeze=False).ravel()
-        for ax in axes[len(results):]: ax.set_visible(False)
-        depth = max(max(len(side) for pair in widths for side in pair), 1)
-        for ax, name, ratio, pair in zip(axes, names, results["compression_ratio"], widths, strict=False):
-            _widths_panel(ax, *pair, depth)
-            ax.set_title(f"{name}   {ratio:,.1f}×" if ratio < 100 else f"{name}   {ratio:,.0f}×")
-        width_axis(axes[0], all_widths, log)
-        fig.supxlabel("hidden layer", fontsize=9)
-        fig.supylabel(f"width (units{', log scale' if log else ''})", fontsize=9)
-        fig.legend(handles=[Patch(facecolor="white", edgecolor="black", label="before"), Patch(color=COLOURS["sky"], label="after")],
-                   loc="outside upper right", ncols=2)
+        fig = blank_figure(7.2, 4.0, f"Compression ratio against accuracy change. {words}")
+        ax = fig.subplots()
+        ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
+        _front(ax, ratios, changes)
+        for table, (colour, marker) in zip(groups.values(), MARKS, strict=False):
+            _points(ax, table, COLOURS[colour], marker)
+        log_axis(ax, "x", ratios)
+        _change_axis(ax, changes, every["budget"])
+        _budget_lines(ax, sorted(set(every["budget"])))
+        ax.set_xlabel("compression ratio (parameters before ÷ after, log scale)")
+        ax.set_ylabel("accuracy change on test rows\n(percentage points)")
+        fig.legend(handles=_legend(groups, ax.get_ylim()[0]), loc="outside right center")
     return fig
 
 # %% ../../nbs/3_published/07_figures.ipynb #00f9dcb0
@@ -246,10 +226,50 @@ def _widths_panel(ax, before: tuple, after: tuple, depth: int) -> None:
     ax.set_xlim(0.4, depth + 0.6)
     ax.set_xticks(range(1, max(len(before), len(after)) + 1))
     ax.grid(False, axis="x")
-    if not before: ax.text(0.5, 0.5, "no hidden layer", transform=ax.transAxes, ha="center", va="center", color="#444444")
+    if not before:
+        ax.text(0.5, 0.5, "no hidden layer", transform=ax.transAxes, ha="center", va="center", color="#444444")
+
+# %% ../../nbs/3_published/07_figures.ipynb #23257e02
+def _widths_in_words(results: pd.DataFrame) -> tuple[pd.Series, str]:
+    "What each panel is called, and every network as a sentence."
+    before, after = (results[f"architecture_{when}"] for when in ("before", "after"))
+    names = results["network"]
+    if results["dataset"].nunique() > 1: names = results["dataset"] + " " + names
+    cuts = " ".join(f"{name}: {b} to {a}." for name, b, a in zip(names, before, after, strict=True))
+    return names, f"Widths of the hidden layers before and after. {cuts}"
+
+# %% ../../nbs/3_published/07_figures.ipynb #723016f9
+def widths_before_after(
+    results,                 # Results, or the path of a csv or of a run's folder (its test networks)
+    log: bool | None = None, # Logarithmic widths? None: where the narrowest is under a 25th of the widest
+) -> Figure:                 # One panel per network, at most 60
+    "Widths of the hidden layers before (outline) and after (filled), per network."
+    results = read_results(results) if isinstance(results, (str, Path)) else check_results(results)
+    n = len(results)
+    require(0 < n <= 60, f"widths_before_after draws 1 to 60 networks, got {n}; choose some")
+    both = zip(results["architecture_before"], results["architecture_after"], strict=True)
+    widths = [(parse_widths(before)[1:-1], parse_widths(after)[1:-1]) for before, after in both]
+    all_widths = [width for pair in widths for side in pair for width in side] or [1]
+    log = max(all_widths) > 25*min(all_widths) if log is None else log
+    names, alt = _widths_in_words(results)
+    columns = min(n, 3 if n <= 9 else 5)
+    lines = -(-n//columns)
+    with mpl.rc_context(STYLE):
+        fig = blank_figure(7.2 if columns > 1 else 4.2, 0.9 + (1.6 if columns <= 3 else 1.35)*lines, alt)
+        axes = panel_grid(fig, n, columns, sharey=True)
+        depth = max(max(len(side) for pair in widths for side in pair), 1)
+        for ax, name, ratio, pair in zip(axes, names, results["compression_ratio"], widths, strict=True):
+            _widths_panel(ax, *pair, depth)
+            ax.set_title(f"{name}   {ratio:,.1f}×" if ratio < 100 else f"{name}   {ratio:,.0f}×")
+        width_axis(axes[0], all_widths, log)
+        fig.supxlabel("hidden layer", fontsize=9)
+        fig.supylabel(f"width (units{', log scale' if log else ''})", fontsize=9)
+        sides = Patch(facecolor="white", edgecolor="black", label="before"), Patch(color=COLOURS["sky"], label="after")
+        fig.legend(handles=sides, loc="outside upper right", ncols=2)
+    return fig
 
 # %% ../../nbs/3_published/07_figures.ipynb #d9b541d9
-GROWTH_COLUMNS = ("axis", "size", "variant", "cpu_seconds", "exponent")
+GROWTH_COLUMNS = ("axis", "size", "variant", "cpu_seconds", "exponent") # Of bench_growth.csv, as `cost_growth` reads it
 _AXES = {"rows": "rows of the table", "parameters": "parameters of the network"}
 
 
@@ -258,8 +278,8 @@ def _check_growth(growth) -> pd.DataFrame:
     if isinstance(growth, (str, Path)):
         require(Path(growth).is_file(), f"{growth} does not exist; `make bench` writes bench_growth.csv")
         growth = pd.read_csv(growth)
-    missing = [name for name in GROWTH_COLUMNS if name not in growth]
-    require(not missing, f"a table of growth has the columns {', '.join(GROWTH_COLUMNS)}; {', '.join(missing)} is missing")
+    missing = ", ".join(name for name in GROWTH_COLUMNS if name not in growth)
+    require(not missing, f"a table of growth has the columns {', '.join(GROWTH_COLUMNS)}; {missing} is missing")
     require(len(growth) > 0, "cost_growth needs at least one measured step")
     strange = sorted(set(growth["axis"]) - set(_AXES))
     require(not strange, f"column 'axis' holds {strange[0] if strange else ''!r}; expected {' or '.join(_AXES)}")
@@ -269,46 +289,18 @@ def _check_growth(growth) -> pd.DataFrame:
     require(growth["variant"].nunique() <= len(MARKS), f"at most {len(MARKS)} variants can be told apart")
     return growth
 
-# %% ../../nbs/3_published/07_figures.ipynb #8df60fc4
-def cost_growth(
-    growth,  # Rows of bench_growth.csv (axis, size, variant, cpu_seconds, exponent), or its path
-) -> Figure: # One panel per axis that was measured
-    "CPU seconds of an environment step against rows and against parameters, with the slopes."
-    growth = _check_growth(growth)
-    axes, variants = [a for a in _AXES if (growth["axis"] == a).any()], list(dict.fromkeys(growth["variant"]))
-    alt = "CPU seconds of an environment step, on logarithmic axes. " + " ".join(_growth_in_words(growth, a) for a in axes)
-    with mpl.rc_context(STYLE):
-        fig = blank_figure(7.2, 3.4, alt)
-        panels = fig.subplots(1, len(axes), sharey=True, squeeze=False)[0]
-        for ax, axis in zip(panels, axes, strict=True):
-            _growth_panel(ax, growth[growth["axis"] == axis], variants)
-            ax.set_xlabel(f"{_AXES[axis]} (log scale)")
-        log_axis(panels[0], "y", growth["cpu_seconds"], plain_label)
-        panels[0].set_ylabel("CPU seconds per step (log scale)")
-        fig.legend(handles=_growth_legend(growth, axes, variants), loc="outside lower center", ncols=2)
-    return fig
-
 # %% ../../nbs/3_published/07_figures.ipynb #0e13d97f
-def _growth_in_words(growth: pd.DataFrame, axis: str) -> str:
-    "One panel as sentences."
-    part, words = growth[growth["axis"] == axis], []
-    for variant, rows in part.groupby("variant", sort=False):
-        first, last = rows.loc[rows["size"].idxmin()], rows.loc[rows["size"].idxmax()]
-        words.append(f"{variant}: from {first.cpu_seconds:.3g} to {last.cpu_seconds:.3g} seconds, exponent {first.exponent:.2f}.")
-    return f"From {part['size'].min():,.0f} to {part['size'].max():,.0f} {_AXES[axis]}: " + " ".join(words)
-
-
-def _growth_panel(ax, rows: pd.DataFrame, variants: list[str]) -> None:
+def _growth_panel(ax, part: pd.DataFrame, variants: list[str]) -> None:
     "One line per variant, and a line of slope 1 through the middle of the panel."
     for variant, (colour, marker) in zip(variants, MARKS, strict=False):
-        line = rows[rows["variant"] == variant].sort_values("size")
+        line = part[part["variant"] == variant].sort_values("size")
         ax.plot(line["size"], line["cpu_seconds"], color=COLOURS[colour], marker=marker)
-    ends = np.array([rows["size"].min(), rows["size"].max()])
-    middle = [np.exp(np.log(values).mean()) for values in (rows["size"], rows["cpu_seconds"])]
+    ends = np.array([part["size"].min(), part["size"].max()])
+    middle = [np.exp(np.log(values).mean()) for values in (part["size"], part["cpu_seconds"])]
     ax.plot(ends, middle[1]*ends/middle[0], color="black", linewidth=1.0, linestyle="--", zorder=1, scaley=False)
-    log_axis(ax, "x", rows["size"], plain_label)
+    log_axis(ax, "x", part["size"], plain_label)
 
-
+# %% ../../nbs/3_published/07_figures.ipynb #bb15847c
 def _growth_legend(growth: pd.DataFrame, axes: list[str], variants: list[str]) -> list:
     "The variants with their exponents, and the line of slope 1."
     def slopes(variant):
@@ -317,3 +309,33 @@ def _growth_legend(growth: pd.DataFrame, axes: list[str], variants: list[str]) -
     handles = [Line2D([], [], color=COLOURS[colour], marker=marker, label=f"{variant} (slope: {slopes(variant)})")
                for variant, (colour, marker) in zip(variants, MARKS, strict=False)]
     return [*handles, Line2D([], [], color="black", linewidth=1.0, linestyle="--", label="slope 1")]
+
+# %% ../../nbs/3_published/07_figures.ipynb #e274187d
+def _growth_in_words(growth: pd.DataFrame, axis: str) -> str:
+    "One panel as sentences."
+    part, words = growth[growth["axis"] == axis], []
+    for variant, line in part.groupby("variant", sort=False):
+        first, last = line.loc[line["size"].idxmin()], line.loc[line["size"].idxmax()]
+        words.append(f"{variant}: from {first.cpu_seconds:.3g} to {last.cpu_seconds:.3g} seconds, "
+                     f"exponent {first.exponent:.2f}.")
+    return f"From {part['size'].min():,.0f} to {part['size'].max():,.0f} {_AXES[axis]}: " + " ".join(words)
+
+# %% ../../nbs/3_published/07_figures.ipynb #8df60fc4
+def cost_growth(
+    growth,  # Table of axis, size, variant, cpu_seconds, exponent (bench_growth.csv), or its path
+) -> Figure: # One panel per axis that was measured
+    "CPU seconds of an environment step against rows and against parameters, with the slopes."
+    growth = _check_growth(growth)
+    axes = [a for a in _AXES if (growth["axis"] == a).any()]
+    variants = list(dict.fromkeys(growth["variant"]))
+    words = " ".join(_growth_in_words(growth, a) for a in axes)
+    with mpl.rc_context(STYLE):
+        fig = blank_figure(7.2, 3.4, f"CPU seconds of an environment step, on logarithmic axes. {words}")
+        panels = fig.subplots(1, len(axes), sharey=True, squeeze=False)[0]
+        for ax, axis in zip(panels, axes, strict=True):
+            _growth_panel(ax, growth[growth["axis"] == axis], variants)
+            ax.set_xlabel(f"{_AXES[axis]} (log scale)")
+        log_axis(panels[0], "y", growth["cpu_seconds"], plain_label)
+        panels[0].set_ylabel("CPU seconds per step (log scale)")
+        fig.legend(handles=_growth_legend(growth, axes, variants), loc="outside lower center", ncols=2)
+    return fig
