@@ -16,17 +16,99 @@ from matplotlib.lines import Line2D
 from ..foundations.core import require
 from ..foundations.style import COLOURS, MARKS, STYLE, blank_figure, log_axis, plain_label, width_axis
 
+# %% ../../nbs/5_compression/04_figures.ipynb #cce6da69
+def _layers_panel(ax, results: Sequence) -> None:
+    "Features that are read and units of the hidden layers: outline before, filled after."
+    before, share = results[0].original.architecture.widths[:-1], 0.7/len(results)
+    sides = [result.network.architecture.widths[:-1] for result in results]
+    for i, (after, (colour, _)) in enumerate(zip(sides, MARKS, strict=False)):
+        ax.bar(np.arange(len(after)) + (i - (len(results) - 1)/2)*share, after, width=share, color=COLOURS[colour])
+    ax.bar(range(len(before)), before, width=0.7, facecolor="none", edgecolor="black", linewidth=0.9)
+    depth = max(len(before), *(len(after) for after in sides))
+    ax.set_xticks(range(depth), ["features", *map(str, range(1, depth))])
+    ax.set_xlabel("features read, hidden layers")
+    ax.grid(False, axis="x")
+    width_axis(ax, [*before, *(w for after in sides for w in after)], True)
+    ax.set_ylabel("width (units, log scale)")
+
+# %% ../../nbs/5_compression/04_figures.ipynb #aff03df0
+_ORIGINAL = {"marker": "s", "linestyle": "", "markerfacecolor": "none",
+             "markeredgecolor": "black", "markeredgewidth": 1.2}
+
+
+def _tested(ax, size: int, drop, floor: float, **look) -> None:
+    "A network with its standard error on the guard's rows; nothing where it lies below the floor."
+    if -drop.points >= floor: ax.errorbar(size, -drop.points, yerr=drop.error, elinewidth=1.0, capsize=2, **look)
+
+# %% ../../nbs/5_compression/04_figures.ipynb #51c3551b
+def _result(ax, result, i: int, single: bool, floor: float) -> None:
+    "Budget, tested networks and choice of the `i`-th result."
+    colour, marker = MARKS[i]
+    line = {"color": "black" if single else COLOURS[colour], "linewidth": 1.0, "linestyle": "--", "zorder": 1.5}
+    ax.axhline(-result.guard.budget, **line)
+    for test in result.asked if single else ():
+        look = {"color": COLOURS["blue" if test.accepted else "vermilion"], "marker": "o" if test.accepted else "x"}
+        _tested(ax, test.candidate.size, test.drop, floor, markersize=5, zorder=3, **look)
+    _tested(ax, result.network.architecture.n_params, result.drop, floor, color=COLOURS[colour],
+            marker=marker if i else "D", markersize=8, markeredgecolor="black", zorder=6)
+
+# %% ../../nbs/5_compression/04_figures.ipynb #36a1e633
+def _offers_panel(ax, results: Sequence) -> int:
+    "Sizes against changes of the score; returns how many are too far down to be drawn."
+    original = results[0].original.architecture.n_params
+    floor = -3*max(r.guard.budget for r in results) - 1
+    offers = [(c.size, -c.drop.points) for c in results[0].front]
+    seen = [(size, change) for size, change in offers if change >= floor]
+    ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
+    grey = {"color": COLOURS["grey"], "marker": "o", "markersize": 4, "linewidth": 1.0, "zorder": 2}
+    ax.plot(*zip(*seen, strict=True) if seen else ([], []), **grey)
+    ax.plot(original, 0, markersize=13, zorder=7, **_ORIGINAL)  # around whatever was kept as it was
+    for i, result in enumerate(results): _result(ax, result, i, len(results) == 1, floor)
+    chosen = (r.network.architecture.n_params for r in results)
+    log_axis(ax, "x", [original, *chosen, *(size for size, _ in seen)], plain_label, pad=1.4)
+    ax.set_ylim(bottom=max(ax.get_ylim()[0], floor - 0.3))
+    return len(offers) - len(seen)
+
+# %% ../../nbs/5_compression/04_figures.ipynb #4b6ab934
+def _compression_legend(results: Sequence) -> list:
+    "What the marks are."
+    single = len(results) == 1
+    handles = [Line2D([], [], markersize=8, label="original", **_ORIGINAL),
+               Line2D([], [], color=COLOURS["grey"], marker="o", markersize=4, label="on offer")]
+    looks = (True, "accepted by the guard", "o", "blue"), (False, "refused", "x", "vermilion")
+    for accepted, label, marker, colour in looks if single else ():
+        if not any(test.accepted == accepted for test in results[0].asked): continue
+        handles.append(Line2D([], [], linestyle="", marker=marker, color=COLOURS[colour], label=label))
+    for i, (result, (colour, marker)) in enumerate(zip(results, MARKS, strict=False)):
+        label = "chosen" if single else f"budget {result.guard.budget:g}"
+        handles.append(Line2D([], [], linestyle="", marker=marker if i else "D", markersize=7, color=COLOURS[colour],
+                              markeredgecolor="black", label=label))
+    dashed = {"color": COLOURS["black" if single else "grey"], "linewidth": 1.0, "linestyle": "--"}
+    return [*handles, Line2D([], [], label="budget", **dashed)]
+
+# %% ../../nbs/5_compression/04_figures.ipynb #1a00d749
+def _compression_in_words(results: Sequence, name: str) -> str:
+    "What became of the network, and what it costs."
+    before, words = results[0].original.architecture, []
+    for result in results:
+        after, drop = result.network.architecture, result.drop
+        words.append(f"Budget {result.guard.budget:g}: {after} with {after.n_params:,} parameters, change of {name} "
+                     f"on the guard's {drop.rows:,} rows {-drop.points:+.2f} points, standard error {drop.error:.2f}.")
+    return (f"Compression of a network of {before} with {before.n_params:,} parameters. " + " ".join(words)
+            + f" {len(results[0].front)} sizes were on offer.")
+
 # %% ../../nbs/5_compression/04_figures.ipynb #349876f9
 _SCORES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "area under the ROC curve",
            "log_loss": "log-likelihood", "r2": "R²"}
 
 
 def compression_figure(
-    result,  # What `compress` returns (see `neon.compress.Compressed`), or several of one network, one per budget (at most 6)
+    result,  # What `compress` returns (`neon.compress.Compressed`), or 1 to 6 of them, of one network, one per budget
 ) -> Figure: # Two panels: widths, size against score
     "Widths before and after, and the sizes on offer against the change of the score, with budget and choice."
     results = list(result) if isinstance(result, Sequence) else [result]
-    require(1 <= len(results) <= len(MARKS), f"compression_figure draws 1 to {len(MARKS)} results, got {len(results)}; choose some")
+    n = len(results)
+    require(1 <= n <= len(MARKS), f"compression_figure draws 1 to {len(MARKS)} results, got {n}; choose some")
     metric = results[0].guard.metric
     name = _SCORES.get(metric, "score") if isinstance(metric, str) else "score"
     with mpl.rc_context(STYLE):
@@ -38,73 +120,3 @@ def compression_figure(
         right.set_xlabel("parameters (log scale)" + (f"\nnot drawn: {left_out} that lose more" if left_out else ""))
         fig.legend(handles=_compression_legend(results), loc="outside upper center", ncols=4)
     return fig
-
-# %% ../../nbs/5_compression/04_figures.ipynb #aff03df0
-_ORIGINAL = {"marker": "s", "linestyle": "", "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 1.2}
-
-
-def _layers_panel(ax, results: Sequence) -> None:
-    "Features that are read and units of the hidden layers: outline before, filled after."
-    before, share = results[0].original.architecture.widths[:-1], 0.7/len(results)
-    for i, (result, (colour, _)) in enumerate(zip(results, MARKS, strict=False)):
-        after = result.network.architecture.widths[:-1]
-        ax.bar(np.arange(len(after)) + (i - (len(results) - 1)/2)*share, after, width=share, color=COLOURS[colour])
-    ax.bar(range(len(before)), before, width=0.7, facecolor="none", edgecolor="black", linewidth=0.9)
-    depth = max(len(before), *(len(r.network.architecture.widths) - 1 for r in results))
-    ax.set_xticks(range(depth), ["features", *map(str, range(1, depth))])
-    ax.set_xlabel("features read, hidden layers")
-    ax.grid(False, axis="x")
-    width_axis(ax, [*before, *(w for r in results for w in r.network.architecture.widths[:-1])], True)
-    ax.set_ylabel("width (units, log scale)")
-
-
-def _offers_panel(ax, results: Sequence) -> int:
-    "Sizes against changes of the score; returns how many are too far down to be drawn."
-    budgets, original = [r.guard.budget for r in results], results[0].original.architecture.n_params
-    floor = -3*max(budgets) - 1
-    offers = [(c.size, -c.drop.points) for c in results[0].front]
-    seen = [(size, change) for size, change in offers if change >= floor]
-    ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
-    ax.plot(*zip(*seen, strict=True) if seen else ([], []), color=COLOURS["grey"], marker="o", markersize=4, linewidth=1.0, zorder=2)
-    ax.plot(original, 0, markersize=13, zorder=7, **_ORIGINAL)  # around whatever was kept as it was
-    for i, (result, (colour, marker)) in enumerate(zip(results, MARKS, strict=False)):
-        ax.axhline(-result.guard.budget, color=COLOURS[colour] if len(results) > 1 else "black", linewidth=1.0, linestyle="--", zorder=1.5)
-        for asked in result.asked if len(results) == 1 else ():
-            look = {"color": COLOURS["blue"], "marker": "o"} if asked.accepted else {"color": COLOURS["vermilion"], "marker": "x"}
-            _judged(ax, asked.candidate.size, asked.drop, floor, markersize=5, zorder=3, **look)
-        _judged(ax, result.network.architecture.n_params, result.drop, floor, color=COLOURS[colour], marker=marker if i else "D",
-                markersize=8, markeredgecolor="black", zorder=6)
-    log_axis(ax, "x", [original, *(r.network.architecture.n_params for r in results), *(size for size, _ in seen)], plain_label, pad=1.4)
-    ax.set_ylim(bottom=max(ax.get_ylim()[0], floor - 0.3))
-    return len(offers) - len(seen)
-
-
-def _judged(ax, size: int, drop, floor: float, **look) -> None:
-    "A network with its standard error on the guard's rows."
-    if -drop.points >= floor: ax.errorbar(size, -drop.points, yerr=drop.error, elinewidth=1.0, capsize=2, **look)
-
-# %% ../../nbs/5_compression/04_figures.ipynb #4b6ab934
-def _compression_legend(results: Sequence) -> list:
-    "What the marks are."
-    mark = lambda label, **look: Line2D([], [], **{"linestyle": "", **look}, label=label)
-    handles = [mark("original", markersize=8, **_ORIGINAL),
-               Line2D([], [], color=COLOURS["grey"], marker="o", markersize=4, label="on offer")]
-    if len(results) == 1:
-        judged = [mark("accepted by the guard", marker="o", color=COLOURS["blue"]), mark("refused", marker="x", color=COLOURS["vermilion"])]
-        handles += [m for m, accepted in zip(judged, (True, False), strict=True) if any(a.accepted == accepted for a in results[0].asked)]
-    for i, (result, (colour, marker)) in enumerate(zip(results, MARKS, strict=False)):
-        handles.append(mark("chosen" if len(results) == 1 else f"budget {result.guard.budget:g}", marker=marker if i else "D",
-                            markersize=7, color=COLOURS[colour], markeredgecolor="black"))
-    dashed = Line2D([], [], color=COLOURS["black" if len(results) == 1 else "grey"], linewidth=1.0, linestyle="--", label="budget")
-    return [*handles, dashed]
-
-
-def _compression_in_words(results: Sequence, name: str) -> str:
-    "What became of the network, and what it costs."
-    before, words = results[0].original.architecture, []
-    for result in results:
-        after = result.network.architecture
-        words.append(f"Budget {result.guard.budget:g}: {after} with {after.n_params:,} parameters, change of {name} on the guard's "
-                     f"{result.drop.rows:,} rows {-result.drop.points:+.2f} points, standard error {result.drop.error:.2f}.")
-    return (f"Compression of a network of {before} with {before.n_params:,} parameters. " + " ".join(words)
-            + f" {len(results[0].front)} sizes were on offer.")
