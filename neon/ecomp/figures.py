@@ -24,44 +24,82 @@ from ..foundations.style import COLOURS, STYLE, blank_figure, panel_grid
 
 # %% ../../nbs/4_ecomp/06_figures.ipynb #dabaff7b
 # Weighting (accuracy, similarity, compression) -> its colour and its line, in the order of the report
-WEIGHTING_STYLES = {"021": ("vermilion", "-"), "101": ("purple", (0, (4, 1.2))), "121": ("blue", (0, (7, 1.2, 1.2, 1.2))),
-                    "120": ("sky", (0, (2, 1))), "020": ("orange", (0, (4, 1, 1, 1, 1, 1))), "100": ("green", (0, (10, 2))),
-                    "001": ("black", (0, (1, 1.1)))}
+WEIGHTING_STYLES = {
+    "021": ("vermilion", "-"),
+    "101": ("purple", (0, (4, 1.2))),
+    "121": ("blue", (0, (7, 1.2, 1.2, 1.2))),
+    "120": ("sky", (0, (2, 1))),
+    "020": ("orange", (0, (4, 1, 1, 1, 1, 1))),
+    "100": ("green", (0, (10, 2))),
+    "001": ("black", (0, (1, 1.1))),
+}
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #3c29a3dd
 _OTHER_LINES = ("-", (0, (4, 1.2)), (0, (1, 1.1)))  # of weightings that are not in the report, in grey
+
+
+def _drawn(table: pd.DataFrame) -> dict:
+    "The weightings of a table, in the order of the report and then others, each with how its line is drawn."
+    present = set(table["weights"])
+    others = zip(sorted(present - set(WEIGHTING_STYLES)), (("grey", line) for line in _OTHER_LINES), strict=False)
+    styles = {weights: style for weights, style in WEIGHTING_STYLES.items() if weights in present} | dict(others)
+    return {weights: {"color": COLOURS[colour], "linestyle": line} for weights, (colour, line) in styles.items()}
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #43cda8d7
+def _check_weights(table: pd.DataFrame, what: str) -> None:
+    "Weightings are text, and few enough to be told apart."
+    known = re.compile(r"\d{3}|[^/]+/[^/]+/[^/]+")
+    strange = [w for w in table["weights"].unique() if not known.fullmatch(w if isinstance(w, str) else "")]
+    require(not strange, f"{what}: column 'weights' holds {strange[0] if strange else ''!s}; expected text "
+                         "such as '021' or '0.5/2/1' (read a csv with dtype={'weights': str})")
+    others = set(table["weights"]) - set(WEIGHTING_STYLES)
+    require(len(others) <= len(_OTHER_LINES), f"{what}: at most {len(_OTHER_LINES)} weightings beside those of the "
+                                              f"report can be told apart, got {', '.join(sorted(others))}")
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #760811fb
+def _checked_numbers(table: pd.DataFrame, what: str, name: str, whole: bool) -> pd.Series:
+    "One column as finite numbers, or as integers of at least 1 (runs) or 0 (generations)."
+    values = pd.to_numeric(table[name], errors="coerce")
+    low = {"run": 1, "generation": 0}.get(name, -np.inf)
+    bad = table.index[~np.isfinite(values) | (values < low) | ((values % 1 != 0) if whole else False)]
+    kind = f"an integer of at least {low}" if whole else "a number"
+    require(len(bad) == 0, f"{what}: column {name!r}, row {bad[0] if len(bad) else ''}: expected {kind}")
+    return values.astype("int64" if whole else "float64")
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #1d8460f5
+def _check_weighted(table, what: str, whole: tuple, numbers: tuple) -> pd.DataFrame:
+    "A line per weighting, run and perhaps generation, or the csv: columns `whole` hold integers, `numbers` any value."
+    if isinstance(table, (str, Path)):
+        require(Path(table).is_file(), f"{table} does not exist; expected a csv of {what}")
+        table = pd.read_csv(table, dtype={"weights": str})
+    names = ("weights", *whole, *numbers)
+    missing = ", ".join(name for name in names if name not in table)
+    require(not missing, f"{what} need the columns {', '.join(names)}; {missing} is missing")
+    require(len(table) > 0, f"the figure needs at least one row of {what}")
+    table = table.reset_index(drop=True)
+    _check_weights(table, what)
+    for name in (*whole, *numbers): table[name] = _checked_numbers(table, what, name, name in whole)
+    twice = table.index[table.duplicated(["weights", *whole])]
+    require(len(twice) == 0, f"{what}: row {twice[0] if len(twice) else ''} repeats its weights, "
+                             f"{' and '.join(whole)}; keep one experiment and one data set")
+    return table.sort_values(list(whole), ignore_index=True)
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #7445cb38
 _MEASURES = {"fitness": ("fitness", "fitness\n(each weighting has its own)"),
              "accuracy": ("accuracy", "accuracy\n(fraction of the rows)"),
              "loss": ("loss", "loss of the task"),
              "similarity": ("similarity loss", "similarity loss (nats)"),
              "size": ("kept width", "kept width\n(share of the parent's)")}
-_WEIGHTING = "weighting (accuracy, similarity, compression)"
 
-# %% ../../nbs/4_ecomp/06_figures.ipynb #1d8460f5
-def _check_weighted(table, what: str, whole: tuple, numbers: tuple) -> pd.DataFrame:
-    "Rows per weighting, run and perhaps generation, or the csv of them: columns `whole` hold integers, `numbers` finite values."
-    if isinstance(table, (str, Path)):
-        require(Path(table).is_file(), f"{table} does not exist; expected a csv of {what}")
-        table = pd.read_csv(table, dtype={"weights": str})
-    missing = [name for name in ("weights", *whole, *numbers) if name not in table]
-    require(not missing, f"{what} need the columns {', '.join(('weights', *whole, *numbers))}; {', '.join(missing)} is missing")
-    require(len(table) > 0, f"the figure needs at least one row of {what}")
-    table = table.reset_index(drop=True)
-    strange = [w for w in table["weights"].unique() if not re.fullmatch(r"\d{3}|[^/]+/[^/]+/[^/]+", w if isinstance(w, str) else "")]
-    require(not strange, f"{what}: column 'weights' holds {strange[0] if strange else ''!s}; expected text such as '021' or '0.5/2/1'"
-                         " (read a csv with dtype={'weights': str})")
-    others = set(table["weights"]) - set(WEIGHTING_STYLES)
-    require(len(others) <= len(_OTHER_LINES), f"{what}: at most {len(_OTHER_LINES)} weightings beside those of the report can be told "
-                                              f"apart, got {', '.join(sorted(others))}")
-    for name in (*whole, *numbers):
-        values = pd.to_numeric(table[name], errors="coerce")
-        low = {"run": 1, "generation": 0}.get(name, -np.inf)
-        bad = table.index[~np.isfinite(values) | (values < low) | ((values % 1 != 0) if name in whole else False)]
-        kind = f"an integer of at least {low}" if name in whole else "a number"
-        require(len(bad) == 0, f"{what}: column {name!r}, row {bad[0] if len(bad) else ''}: expected {kind}")
-        table[name] = values.astype("int64" if name in whole else "float64")
-    twice = table.index[table.duplicated(["weights", *whole])]
-    require(len(twice) == 0, f"{what}: row {twice[0] if len(twice) else ''} repeats its weights, {' and '.join(whole)}; "
-                             "keep one experiment and one data set")
-    return table.sort_values(list(whole), ignore_index=True)
+
+def _without_similarity(records: pd.DataFrame, columns: list[str]) -> list[str]:
+    "The weightings that recorded nothing but zeros."
+    nothing = lambda part: bool((part.fillna(0) == 0).all(axis=None))
+    empty = records.groupby("weights", sort=False)[columns].apply(nothing)
+    unmeasured = [str(weights) for weights in empty.index[empty]]
+    require(not len(empty) or not empty.all(),
+            f"similarity was not measured in these records: it is 0 for {', '.join(unmeasured)}")
+    return unmeasured
 
 # %% ../../nbs/4_ecomp/06_figures.ipynb #55559091
 def _check_records(records, measure: str) -> tuple[pd.DataFrame, list[str]]:
@@ -73,110 +111,138 @@ def _check_records(records, measure: str) -> tuple[pd.DataFrame, list[str]]:
         records = pd.read_csv(records, dtype={"weights": str})
     unmeasured = []
     if measure == "similarity" and {"weights", *columns} <= set(records):
-        empty = records.groupby("weights", sort=False)[list(columns)].apply(lambda part: bool((part.fillna(0) == 0).all(axis=None)))
-        unmeasured = [str(weights) for weights in empty.index[empty]]
-        require(not len(empty) or not empty.all(), f"similarity was not measured in these records: it is 0 for {', '.join(unmeasured)}")
+        unmeasured = _without_similarity(records, list(columns))
         records = records[~records["weights"].isin(unmeasured)]
     records = _check_weighted(records, "records", ("run", "generation"), tuple(columns)).rename(columns=columns)
     return records[["weights", "run", "generation", *columns.values()]], unmeasured
 
-
-def _drawn(table: pd.DataFrame) -> dict:
-    "The weightings of a table, in the order of the report and then others, each with how its line is drawn."
-    present = set(table["weights"])
-    others = zip(sorted(present - set(WEIGHTING_STYLES)), (("grey", line) for line in _OTHER_LINES), strict=False)
-    styles = {weights: style for weights, style in WEIGHTING_STYLES.items() if weights in present} | dict(others)
-    return {weights: {"color": COLOURS[colour], "linestyle": line} for weights, (colour, line) in styles.items()}
-
-
-def _number(value: float, decimals: int = 3) -> str:
-    "A number with a real minus sign; none before zero."
-    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")
-
-# %% ../../nbs/4_ecomp/06_figures.ipynb #e64b0a5c
-def population_curves(
-    records,                   # Rows of weights, run, generation and {measure}_{average,best,worst}, or the path of a csv
-    measure: str = "accuracy", # Or "fitness", "loss", "similarity", "size"
-    every: int = 3,            # Draw every so many generations, >= 1; the last is always drawn
-) -> Figure:                   # One panel per run, at most 20
-    "The population's average by generation: one panel per run, one line per weighting."
-    require(every >= 1, f"every must be at least 1 generation, got {every}")
-    records, unmeasured = _check_records(records, measure)
-    runs = sorted(set(records["run"]))
-    require(len(runs) <= 20, f"population_curves draws at most 20 runs, got {len(runs)}; choose some")
-    last = records.groupby(["weights", "run"])["generation"].transform("max")
-    shown = records[(records["generation"] % every == 0) | (records["generation"] == last)]
-    columns = min(len(runs), 5)
-    with mpl.rc_context(STYLE):
-        fig = blank_figure(max(4.2, 0.7 + 1.3*columns), 1.1 + 1.45*-(-len(runs)//columns),
-                      _records_in_words(records, measure, unmeasured, every))
-        axes = panel_grid(fig, len(runs), columns, sharex=True, sharey=True)
-        for ax, run in zip(axes, runs, strict=True):
-            _run_panel(ax, shown[shown["run"] == run], _drawn(records))
-            ax.set_title(f"run {run}")
-        _generations_axis(fig, axes[0], measure, shown["generation"])
-        fig.supylabel(_MEASURES[measure][1].replace("\n", " ") + ", population's average", fontsize=9)
-        fig.legend(handles=_weighting_lines(_drawn(records)), title=_weighting_title(unmeasured), title_fontsize=8.5,
-                   loc="outside upper center", ncols=min(7, len(_drawn(records))), handlelength=3.4, columnspacing=1.3)
-    return fig
-
 # %% ../../nbs/4_ecomp/06_figures.ipynb #1f223990
-def _run_panel(ax, rows: pd.DataFrame, styles: dict) -> None:
+def _run_panel(ax, part: pd.DataFrame, styles: dict) -> None:
     "One run: a line per weighting."
     for weights in reversed(styles):
-        line = rows[rows["weights"] == weights]
-        ax.plot(line["generation"], line["average"], linewidth=1.3, marker="s" if len(line) == 1 else "", markersize=3, **styles[weights])
+        line = part[part["weights"] == weights]
+        ax.plot(line["generation"], line["average"], linewidth=1.3, marker="s" if len(line) == 1 else "",
+                markersize=3, **styles[weights])
 
-
+# %% ../../nbs/4_ecomp/06_figures.ipynb #2f7b9146
 def _generations_axis(fig: Figure, ax, measure: str, generations: pd.Series) -> None:
     "What the panels of all runs or weightings share: whole generations, a bounded measure from 0."
     low, high = generations.min(), generations.max()
     margin = max(0.02*(high - low), 0.3)
     ax.set_xlim(low - margin, high + margin)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=3 if len(fig.axes) > 1 else 10, steps=[1, 2, 5, 10]))
-    ax.set_ylim((0, 1.02) if measure in ("accuracy", "size") else (0, None) if measure == "similarity" else (None, None))
+    ends = {"accuracy": (0, 1.02), "size": (0, 1.02), "similarity": (0, None)}
+    ax.set_ylim(ends.get(measure, (None, None)))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     fig.supxlabel("generation", fontsize=9)
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #182f8ea2
+_WEIGHTING = "weighting (accuracy, similarity, compression)"
 
 
 def _weighting_title(unmeasured: list[str]) -> str:
     "What the three digits are; weightings without the measure in words."
     return _WEIGHTING + (f"; not measured: {', '.join(unmeasured)}" if unmeasured else "")
 
-
+# %% ../../nbs/4_ecomp/06_figures.ipynb #8f7d9405
 def _weighting_lines(styles: dict) -> list:
     "The weightings for a legend."
     return [Line2D([], [], label=weights, linewidth=1.6, **style) for weights, style in styles.items()]
 
+# %% ../../nbs/4_ecomp/06_figures.ipynb #a806d15d
+def _number(value: float, decimals: int = 3) -> str:
+    "A number with a real minus sign; none before zero."
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")
 
+# %% ../../nbs/4_ecomp/06_figures.ipynb #ffa3a9ea
+def _ends_in_words(records: pd.DataFrame, weights: str) -> str:
+    "The first and the last generation of one weighting."
+    part = records[records["weights"] == weights]
+    generations = part.groupby("run")["generation"]
+    first, final = (part.loc[generations.agg(which), "average"] for which in ("idxmin", "idxmax"))
+    return (f"{weights} {_number(first.mean())} to {_number(final.mean())} "
+            f"(runs end at {_number(final.min())} to {_number(final.max())})")
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #d17068bb
 def _records_in_words(records: pd.DataFrame, measure: str, unmeasured: list[str], every: int = 1) -> str:
     "The first and the last generation as sentences."
     count, last = records["run"].nunique(), records["generation"].max()
-    words = [f"{_MEASURES[measure][0].capitalize()} of the population, average by generation, 0 to {last}"
-             f"{f' in steps of {every}' if every > 1 else ''}, {count} run{'s' if count > 1 else ''}. Mean over runs, first to last:"]
-    for weights in _drawn(records):
-        rows = records[records["weights"] == weights]
-        first, final = (rows.loc[rows.groupby("run")["generation"].agg(which), "average"] for which in ("idxmin", "idxmax"))
-        ends = f"runs end at {_number(final.min())} to {_number(final.max())}"
-        words.append(f"{weights} {_number(first.mean())} to {_number(final.mean())} ({ends});")
-    return " ".join(words)[:-1] + "." + (f" Not measured: {', '.join(unmeasured)}." if unmeasured else "")
+    steps = f" in steps of {every}" if every > 1 else ""
+    ends = "; ".join(_ends_in_words(records, weights) for weights in _drawn(records))
+    return (f"{_MEASURES[measure][0].capitalize()} of the population, average by generation, 0 to {last}{steps}, "
+            f"{count} run{'s' if count > 1 else ''}. Mean over runs, first to last: {ends}."
+            + (f" Not measured: {', '.join(unmeasured)}." if unmeasured else ""))
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #e64b0a5c
+def population_curves(
+    records,                   # Table of weights, run, generation, {measure}_{average,best,worst}; or a csv's path
+    measure: str = "accuracy", # Or "fitness", "loss", "similarity", "size"
+    every: int = 3,            # Draw every so many generations, >= 1; the last is always drawn
+) -> Figure:                   # One panel per run, at most 20
+    "The population's average by generation: one panel per run, one line per weighting."
+    require(every >= 1, f"every must be at least 1 generation, got {every}")
+    records, unmeasured = _check_records(records, measure)
+    runs, drawn = sorted(set(records["run"])), _drawn(records)
+    require(len(runs) <= 20, f"population_curves draws at most 20 runs, got {len(runs)}; choose some")
+    last = records.groupby(["weights", "run"])["generation"].transform("max")
+    shown = records[(records["generation"] % every == 0) | (records["generation"] == last)]
+    columns = min(len(runs), 5)
+    size = max(4.2, 0.7 + 1.3*columns), 1.1 + 1.45*-(-len(runs)//columns)
+    with mpl.rc_context(STYLE):
+        fig = blank_figure(*size, _records_in_words(records, measure, unmeasured, every))
+        axes = panel_grid(fig, len(runs), columns, sharex=True, sharey=True)
+        for ax, run in zip(axes, runs, strict=True):
+            _run_panel(ax, shown[shown["run"] == run], drawn)
+            ax.set_title(f"run {run}")
+        _generations_axis(fig, axes[0], measure, shown["generation"])
+        fig.supylabel(_MEASURES[measure][1].replace("\n", " ") + ", population's average", fontsize=9)
+        fig.legend(handles=_weighting_lines(drawn), title=_weighting_title(unmeasured), title_fontsize=8.5,
+                   loc="outside upper center", ncols=min(7, len(drawn)), handlelength=3.4, columnspacing=1.3)
+    return fig
 
 # %% ../../nbs/4_ecomp/06_figures.ipynb #ed645506
 _OTHERS = {"color": "#C4C4C4", "linewidth": 0.8}
 
 
+def _band(ax, means: pd.DataFrame, style: dict) -> None:
+    "Mean and band of one weighting."
+    generations = means["generation"]
+    ax.fill_between(generations, means["best"], means["worst"], color=style["color"], alpha=0.22, linewidth=0, zorder=1)
+    ax.plot(generations, means["average"], marker="s" if len(means) == 1 else "", **style)
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #7b1855ab
+def _mean_legend(fig: Figure, drawn: dict, unmeasured: list[str], runs: str) -> None:
+    "What line and band are; the weightings where they share a panel, else the grey lines."
+    average, title = f"population's average, mean of {runs}", _weighting_title(unmeasured)
+    band = Patch(color="#444444", alpha=0.22, linewidth=0, label="mean best to mean worst individual")
+    if drawn:
+        handles, title, columns = [*_weighting_lines(drawn), band], f"{title}; lines: {average}", 4
+    else:
+        line = Line2D([], [], color="#444444", label=average)
+        handles = [line, band, Line2D([], [], label="other weightings", **_OTHERS)]
+        columns = 3 if fig.get_figwidth() > 6 else 1
+    fig.legend(handles=handles, title=title, title_fontsize=8.5, loc="outside upper center", ncols=columns,
+               columnspacing=1.3, handlelength=3.4 if drawn else 2.0)
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #d32b9adc
+def _mean_layout(count: int, panels: bool) -> tuple[int, tuple[float, float]]:
+    "Panels beside each other, and the size of the figure in inches."
+    if not panels: return 1, (7.2, 4.0)
+    columns = count if count <= 4 else -(-count//2)
+    return columns, (7.2 if columns > 2 else 5.0, 1.2 + 1.55*-(-count//columns))
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #f0762f2a
 def mean_curves(
-    records,                      # As for `population_curves`
-    measure: str = "accuracy",    # Or "fitness", "loss", "similarity", "size"
-    panels: bool | None = None,   # One panel per weighting? None: where there are more than two
-) -> Figure:
+    records,                    # As for `population_curves`
+    measure: str = "accuracy",  # Or "fitness", "loss", "similarity", "size"
+    panels: bool | None = None, # One panel per weighting? None: where there are more than two
+) -> Figure:                    # The weightings in panels, or all in one
     "Mean over runs of the population's average, and a band from the mean best to the mean worst individual."
     records, unmeasured = _check_records(records, measure)
     means = records.groupby(["weights", "generation"])[["average", "best", "worst"]].mean().reset_index("generation")
     drawn, counts = _drawn(records), records.groupby("weights")["run"].nunique()
     panels = len(drawn) > 2 if panels is None else panels
-    columns = 1 if not panels else len(drawn) if len(drawn) <= 4 else -(-len(drawn)//2)
-    size = (7.2 if columns > 2 else 5.0, 1.2 + 1.55*-(-len(drawn)//columns)) if panels else (7.2, 4.0)
+    columns, size = _mean_layout(len(drawn), panels)
     with mpl.rc_context(STYLE):
         fig = blank_figure(*size, _records_in_words(records, measure, unmeasured))
         axes = panel_grid(fig, len(drawn) if panels else 1, columns, sharex=True, sharey=True)
@@ -192,71 +258,28 @@ def mean_curves(
         _mean_legend(fig, {} if panels else drawn, unmeasured, f"{runs} run{'' if runs == '1' else 's'}")
     return fig
 
-# %% ../../nbs/4_ecomp/06_figures.ipynb #7b1855ab
-def _band(ax, rows: pd.DataFrame, style: dict) -> None:
-    "Mean and band of one weighting."
-    ax.fill_between(rows["generation"], rows["best"], rows["worst"], color=style["color"], alpha=0.22, linewidth=0, zorder=1)
-    ax.plot(rows["generation"], rows["average"], marker="s" if len(rows) == 1 else "", **style)
-
-
-def _mean_legend(fig: Figure, drawn: dict, unmeasured: list[str], runs: str) -> None:
-    "What line and band are; the weightings where they share a panel, else the grey lines."
-    average, title = f"population's average, mean of {runs}", _weighting_title(unmeasured)
-    band = Patch(color="#444444", alpha=0.22, linewidth=0, label="mean best to mean worst individual")
-    if drawn:
-        handles, title, columns = [*_weighting_lines(drawn), band], f"{title}; lines: {average}", 4
-    else:
-        line, grey = Line2D([], [], color="#444444", label=average), Line2D([], [], label="other weightings", **_OTHERS)
-        handles, columns = [line, band, grey], 3 if fig.get_figwidth() > 6 else 1
-    fig.legend(handles=handles, title=title, title_fontsize=8.5, loc="outside upper center", ncols=columns, columnspacing=1.3,
-               handlelength=3.4 if drawn else 2.0)
-
-# %% ../../nbs/4_ecomp/06_figures.ipynb #0f7e7472
-def winner_boxes(
-    winners,                         # Rows of weights, run, test_accuracy, kept_width (and parent_test_accuracy), or the path of a csv
-    published=None,                  # The same columns: published runs, whose means become diamonds
-    without: Sequence[str] = (),     # Weightings not drawn but named with their means below, e.g. ("001",)
-    parent_accuracy: float | None = None, # Fraction of test rows; None: the mean of winners' parent_test_accuracy, if there
-) -> Figure:                         # Two panels
-    "Test accuracy and kept width of the winners, per weighting."
-    values = ("test_accuracy", "kept_width")
-    winners = _check_weighted(winners, "winners", ("run",), values)
-    published = None if published is None else _check_weighted(published, "published winners", ("run",), values)
-    known = "parent_test_accuracy" in winners and bool(winners["parent_test_accuracy"].notna().all())
-    if parent_accuracy is None and known: parent_accuracy = float(winners["parent_test_accuracy"].mean())
-    left_out = winners[winners["weights"].isin(list(without))]
-    winners = winners[~winners["weights"].isin(list(without))]
-    require(len(winners) > 0, f"no weighting is left without {', '.join(without)}")
-    drawn = _drawn(winners)
+# %% ../../nbs/4_ecomp/06_figures.ipynb #f6113cf2
+def _places(drawn: dict) -> dict[str, float]:
+    "Where each weighting stands on the abscissa: 001 last, and apart."
     order = sorted(drawn, key=lambda weights: weights == "001")
-    places = {weights: i + (0.6 if weights == "001" and i > 0 else 0) for i, weights in enumerate(order)}
-    if published is not None: published = published[published["weights"].isin(drawn)]
-    with mpl.rc_context(STYLE):
-        fig = blank_figure(7.2, 3.6 + 0.2*bool(len(left_out)), _winners_in_words(winners, published, left_out, parent_accuracy))
-        labels = "test accuracy (fraction of test rows)", "kept width (share of the parent's)"
-        left, right = fig.subplots(1, 2)
-        for ax, value, label in zip((left, right), values, labels):
-            for weights, rows in winners.groupby("weights"): _box(ax, places[weights], rows[value], drawn[weights]["color"])
-            _published_means(ax, places, published, value)
-            _winners_axis(ax, places, label)
-        if parent_accuracy is not None: left.axhline(parent_accuracy, color="black", linewidth=1.0, zorder=1.5)
-        below = "".join(f"\nnot drawn: {line}" for line in _means_in_words(left_out))
-        fig.supxlabel(_WEIGHTING + below, fontsize=9)
-        _winners_legend(fig, published is not None, parent_accuracy)
-    return fig
+    return {weights: i + (0.6 if weights == "001" and i > 0 else 0) for i, weights in enumerate(order)}
 
-# %% ../../nbs/4_ecomp/06_figures.ipynb #34290e10
+# %% ../../nbs/4_ecomp/06_figures.ipynb #8a824a73
 _POINT = {"marker": "o", "linestyle": "", "markersize": 4, "markeredgecolor": "black", "markeredgewidth": 0.5}
-_DIAMOND = {"marker": "D", "linestyle": "", "color": "white", "markersize": 5, "markeredgecolor": "black", "markeredgewidth": 1.2}
 
 
 def _box(ax, place: float, values: pd.Series, colour: str) -> None:
     "Box and single runs of one weighting; the points are spread by their order, so that none hides another."
     line = {"color": "#333333", "linewidth": 1.0}
-    ax.boxplot([values], positions=[place], widths=0.56, showfliers=False, patch_artist=True, manage_ticks=False, whiskerprops=line,
-               capprops=line, boxprops={"facecolor": (colour, 0.3), "edgecolor": "#333333"}, medianprops={**line, "linewidth": 1.8})
+    ax.boxplot([values], positions=[place], widths=0.56, showfliers=False, patch_artist=True, manage_ticks=False,
+               boxprops={"facecolor": (colour, 0.3), "edgecolor": "#333333"}, whiskerprops=line, capprops=line,
+               medianprops={**line, "linewidth": 1.8})
     spread = np.resize([-0.08, 0.08, -0.18, 0.18, 0.0], len(values)) if len(values) > 1 else [0.0]
     ax.plot(place + np.asarray(spread), np.sort(values), color=colour, zorder=3, **_POINT)
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #2c1c5c65
+_DIAMOND = {"marker": "D", "linestyle": "", "color": "white", "markersize": 5,
+            "markeredgecolor": "black", "markeredgewidth": 1.2}
 
 
 def _published_means(ax, places: dict, published: pd.DataFrame | None, value: str) -> None:
@@ -264,109 +287,135 @@ def _published_means(ax, places: dict, published: pd.DataFrame | None, value: st
     for weights, mean in {} if published is None else published.groupby("weights")[value].mean().items():
         ax.plot(places[weights] + 0.41, mean, zorder=4, **_DIAMOND)
 
-
+# %% ../../nbs/4_ecomp/06_figures.ipynb #0c2230dc
 def _winners_axis(ax, places: dict, label: str) -> None:
     "Weightings below; a dotted line before the one that stands apart."
     at = list(places.values())
-    if len(at) > 1 and at[-1] - at[-2] > 1: ax.axvline((at[-1] + at[-2])/2 + 0.05, color="#444444", linewidth=0.8, linestyle=":")
+    apart = len(at) > 1 and at[-1] - at[-2] > 1
+    if apart: ax.axvline((at[-1] + at[-2])/2 + 0.05, color="#444444", linewidth=0.8, linestyle=":")
     ax.set_xticks(at, list(places))
     ax.set_xlim(-0.6, at[-1] + 0.65)
     ax.grid(False, axis="x")
     ax.set_ylabel(label)
 
-
+# %% ../../nbs/4_ecomp/06_figures.ipynb #9bfdfe0a
 def _winners_legend(fig: Figure, published: bool, parent_accuracy: float | None) -> None:
     "What points, boxes, diamonds and the line are."
     handles = [Line2D([], [], color="#999999", label="one run", **_POINT),
                Patch(facecolor="#DDDDDD", edgecolor="#333333", label="quartiles and median")]
     if published: handles.append(Line2D([], [], label="published mean", **_DIAMOND))
-    if parent_accuracy is not None: handles.append(Line2D([], [], color="black", linewidth=1.0,
-                                                    label=f"parent{' of these runs' if published else ''}, {parent_accuracy:.3f}"))
+    if parent_accuracy is not None:
+        label = f"parent{' of these runs' if published else ''}, {parent_accuracy:.3f}"
+        handles.append(Line2D([], [], color="black", linewidth=1.0, label=label))
     fig.legend(handles=handles, loc="outside upper center", ncols=4)
 
-
+# %% ../../nbs/4_ecomp/06_figures.ipynb #34290e10
 def _means_in_words(winners: pd.DataFrame) -> list[str]:
     "Per weighting: number of runs and the means."
     words = []
     for weights in _drawn(winners):
-        rows = winners[winners["weights"] == weights]
-        words.append(f"{weights}, {len(rows)} run{'s' if len(rows) > 1 else ''}: mean accuracy {rows['test_accuracy'].mean():.3f} "
-                     f"at kept width {rows['kept_width'].mean():.3f}")
+        part = winners[winners["weights"] == weights]
+        words.append(f"{weights}, {len(part)} run{'s' if len(part) > 1 else ''}: mean accuracy "
+                     f"{part['test_accuracy'].mean():.3f} at kept width {part['kept_width'].mean():.3f}")
     return words
 
-
-def _winners_in_words(winners: pd.DataFrame, published: pd.DataFrame | None, left_out: pd.DataFrame, parent_accuracy: float | None) -> str:
+# %% ../../nbs/4_ecomp/06_figures.ipynb #3a972e25
+def _winners_in_words(
+    winners: pd.DataFrame, published: pd.DataFrame | None, left_out: pd.DataFrame, parent_accuracy: float | None
+) -> str:
     "The means as sentences."
-    words = ["Box plots of the winners' test accuracy and kept width per weighting. " + "; ".join(_means_in_words(winners)) + "."]
-    if published is not None and len(published): words.append("Published: " + "; ".join(_means_in_words(published)) + ".")
-    if len(left_out): words.append("Not drawn: " + "; ".join(_means_in_words(left_out)) + ".")
+    tables = [("Box plots of the winners' test accuracy and kept width per weighting. ", winners),
+              ("Published: ", published), ("Not drawn: ", left_out)]
+    there = [(start, table) for start, table in tables if table is not None and len(table)]
+    words = [start + "; ".join(_means_in_words(table)) + "." for start, table in there]
     if parent_accuracy is not None: words.append(f"The parent's accuracy is {parent_accuracy:.3f}.")
     return " ".join(words)
 
-# %% ../../nbs/4_ecomp/06_figures.ipynb #c605b489
-_METHODS = (("blue", "o", "-"), ("vermilion", "^", (0, (5, 1.5))), ("green", "s", (0, (7, 1.5, 1, 1.5))), ("purple", "v", (0, (1, 1))),
-            ("orange", "P", (0, (3, 1))), ("black", "X", (0, (3, 1, 1, 1, 1, 1))))
+# %% ../../nbs/4_ecomp/06_figures.ipynb #f1ff26c6
+def _parent_of(winners: pd.DataFrame) -> float | None:
+    "Mean accuracy of the winners' parents, if it is known of all."
+    known = "parent_test_accuracy" in winners and bool(winners["parent_test_accuracy"].notna().all())
+    return float(winners["parent_test_accuracy"].mean()) if known else None
 
-
-def size_fronts(
-    results,                    # Rows of method, seed, size, accuracy, and perhaps dataset (one panel each, at most 12); or a csv
-    deepest: float = 0.2,       # Accuracy is drawn down to this far below the best mean, > 0; what lies below is named
-    label: str = "kept width (share of the parent's)", # Of the abscissa: what the sizes are
-) -> Figure:
-    "Test accuracy against size: mean and range over seeds, per method."
-    results = _check_fronts(results)
-    require(deepest > 0, f"deepest must be above 0, got {deepest}")
-    methods, names = list(dict.fromkeys(results["method"])), list(dict.fromkeys(results["dataset"]))
-    fronts = {(name, method): _front_of_seeds(rows) for (name, method), rows in results.groupby(["dataset", "method"], sort=False)}
-    columns = 2 if len(names) == 4 else min(len(names), 3)
+# %% ../../nbs/4_ecomp/06_figures.ipynb #0f7e7472
+def winner_boxes(
+    winners,                     # Table of weights, run, test_accuracy, kept_width, or its path
+    published=None,              # The same columns: published runs, whose means become diamonds
+    without: Sequence[str] = (), # Weightings not drawn but named with their means below, e.g. ("001",)
+    parent_accuracy: float | None = None, # Fraction of test rows; None: winners' mean parent_test_accuracy, if there
+) -> Figure:                     # Two panels
+    "Test accuracy and kept width of the winners, per weighting."
+    labels = {"test_accuracy": "test accuracy (fraction of test rows)",
+              "kept_width": "kept width (share of the parent's)"}
+    winners = _check_weighted(winners, "winners", ("run",), tuple(labels))
+    if published is not None: published = _check_weighted(published, "published winners", ("run",), tuple(labels))
+    if parent_accuracy is None: parent_accuracy = _parent_of(winners)
+    left_out = winners[winners["weights"].isin(list(without))]
+    winners = winners[~winners["weights"].isin(list(without))]
+    require(len(winners) > 0, f"no weighting is left without {', '.join(without)}")
+    drawn, places = _drawn(winners), _places(_drawn(winners))
+    if published is not None: published = published[published["weights"].isin(drawn)]
+    words = _winners_in_words(winners, published, left_out, parent_accuracy)
     with mpl.rc_context(STYLE):
-        fig = blank_figure(5.6 if columns == 1 else 7.2, 1.1 + (3.0 if columns == 1 else 2.1)*-(-len(names)//columns),
-                      _fronts_in_words(fronts, results["seed"].nunique(), len(names) > 1))
-        for ax, name in zip(panel_grid(fig, len(names), columns, sharex=True), names, strict=True):
-            _fronts_panel(ax, {method: fronts[name, method] for method in methods if (name, method) in fronts}, methods, deepest)
-            if len(names) > 1: ax.set_title(name)
-        cut = _cut_off(fronts, methods, deepest)
-        fig.supxlabel(label + (f"\n{textwrap.fill(f'cut off below: {cut}', 75 if columns == 1 else 100)}" if cut else ""), fontsize=9)
-        fig.supylabel("test accuracy (fraction of test rows)", fontsize=9)
-        handles = [Line2D([], [], label=method, **_method_line(methods, method)) for method in methods]
-        seeds = Patch(color="#444444", alpha=0.2, linewidth=0, label="lowest to highest seed")
-        fig.legend(handles=[*handles, seeds], loc="outside upper center", ncols=2 if columns == 1 else 3, handlelength=3.2)
+        fig = blank_figure(7.2, 3.6 + 0.2*bool(len(left_out)), words)
+        axes = fig.subplots(1, 2)
+        for ax, (value, label) in zip(axes, labels.items(), strict=True):
+            for weights, part in winners.groupby("weights"):
+                _box(ax, places[weights], part[value], drawn[weights]["color"])
+            _published_means(ax, places, published, value)
+            _winners_axis(ax, places, label)
+        if parent_accuracy is not None: axes[0].axhline(parent_accuracy, color="black", linewidth=1.0, zorder=1.5)
+        below = "".join(f"\nnot drawn: {line}" for line in _means_in_words(left_out))
+        fig.supxlabel(_WEIGHTING + below, fontsize=9)
+        _winners_legend(fig, published is not None, parent_accuracy)
     return fig
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #60e4f0d0
+def _front_of_seeds(part: pd.DataFrame) -> pd.DataFrame:
+    "Mean, lowest, highest accuracy over seeds at every size that all have reached; `attrs['steps']`: do sizes differ?"
+    table = part.pivot(index="size", columns="seed", values="accuracy").sort_index()
+    steps = bool(table.isna().any(axis=None))
+    table = table.ffill().dropna()
+    front = pd.DataFrame({"size": table.index, "mean": table.mean(axis=1).to_numpy(),
+                          "low": table.min(axis=1).to_numpy(), "high": table.max(axis=1).to_numpy()})
+    front.attrs["steps"] = steps
+    return front
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #6adb9313
+_METHODS = (("blue", "o", "-"), ("vermilion", "^", (0, (5, 1.5))), ("green", "s", (0, (7, 1.5, 1, 1.5))),
+            ("purple", "v", (0, (1, 1))), ("orange", "P", (0, (3, 1))), ("black", "X", (0, (3, 1, 1, 1, 1, 1))))
+
+
+def _check_range(results: pd.DataFrame, name: str) -> pd.Series:
+    "Sizes above 0, accuracies from 0 to 1."
+    values = pd.to_numeric(results[name], errors="coerce")
+    right = (values > 0) if name == "size" else (values >= 0) & (values <= 1)
+    bad = results.index[~np.isfinite(values) | ~right]
+    expected = "above 0" if name == "size" else "from 0 to 1"
+    require(len(bad) == 0,
+            f"size_fronts: column {name!r}, row {bad[0] if len(bad) else ''}: expected a number {expected}")
+    return values.astype("float64")
 
 # %% ../../nbs/4_ecomp/06_figures.ipynb #822131bb
 def _check_fronts(results) -> pd.DataFrame:
     "Measured sizes and accuracies, or the csv of them."
     if isinstance(results, (str, Path)):
-        require(Path(results).is_file(), f"{results} does not exist; expected a csv with method, seed, size and accuracy")
+        require(Path(results).is_file(),
+                f"{results} does not exist; expected a csv with method, seed, size and accuracy")
         results = pd.read_csv(results)
-    missing = [name for name in ("method", "seed", "size", "accuracy") if name not in results]
-    require(not missing, f"size_fronts needs the columns method, seed, size, accuracy; {', '.join(missing)} is missing")
+    missing = ", ".join(name for name in ("method", "seed", "size", "accuracy") if name not in results)
+    require(not missing, f"size_fronts needs the columns method, seed, size, accuracy; {missing} is missing")
     require(len(results) > 0, "size_fronts needs at least one measured network")
     results = results.reset_index(drop=True)
     if "dataset" not in results: results = results.assign(dataset="")
-    for name, low, high in [("size", 0, np.inf), ("accuracy", 0, 1)]:
-        values = pd.to_numeric(results[name], errors="coerce")
-        bad = results.index[~np.isfinite(values) | (values < low) | (values > high) | ((values == 0) if name == "size" else False)]
-        require(len(bad) == 0, f"size_fronts: column {name!r}, row {bad[0] if len(bad) else ''}: expected a number "
-                               + ("above 0" if name == "size" else "from 0 to 1"))
-        results = results.assign(**{name: values.astype("float64")})
+    for name in ("size", "accuracy"): results = results.assign(**{name: _check_range(results, name)})
     for name, most in [("method", len(_METHODS)), ("dataset", 12)]:
         count = results[name].nunique()
         require(count <= most, f"size_fronts draws at most {most} {name}s, got {count}; choose some")
     twice = results.index[results.duplicated(["dataset", "method", "seed", "size"])]
-    require(len(twice) == 0, f"size_fronts: row {twice[0] if len(twice) else ''} repeats its dataset, method, seed and size")
+    require(len(twice) == 0,
+            f"size_fronts: row {twice[0] if len(twice) else ''} repeats its dataset, method, seed and size")
     return results
-
-
-def _front_of_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    "Mean, lowest and highest accuracy over seeds at every size that all seeds have reached; `attrs['steps']`: do sizes differ?"
-    table = rows.pivot(index="size", columns="seed", values="accuracy").sort_index()
-    steps = bool(table.isna().any(axis=None))
-    table = table.ffill().dropna()
-    front = pd.DataFrame({"size": table.index, "mean": table.mean(axis=1).to_numpy(), "low": table.min(axis=1).to_numpy(),
-                          "high": table.max(axis=1).to_numpy()})
-    front.attrs["steps"] = steps
-    return front
 
 # %% ../../nbs/4_ecomp/06_figures.ipynb #4da8614f
 def _method_line(methods: list[str], method: str) -> dict:
@@ -374,21 +423,22 @@ def _method_line(methods: list[str], method: str) -> dict:
     colour, marker, line = _METHODS[methods.index(method)]
     return {"color": COLOURS[colour], "marker": marker, "linestyle": line, "linewidth": 1.5, "markersize": 4.5}
 
-
+# %% ../../nbs/4_ecomp/06_figures.ipynb #dd1593c4
 def _fronts_panel(ax, fronts: dict, methods: list[str], deepest: float) -> None:
     "The lines of one data set."
-    floor, top = max(front["mean"].max() for front in fronts.values()) - deepest, max(front["high"].max() for front in fronts.values())
+    floor = max(front["mean"].max() for front in fronts.values()) - deepest
+    top = max(front["high"].max() for front in fronts.values())
     for method, front in fronts.items():
         style, steps = _method_line(methods, method), front.attrs["steps"]
         ax.fill_between(front["size"], front["low"], front["high"], color=style["color"], alpha=0.2, linewidth=0,
                         step="post" if steps else None)
-        ax.plot(front["size"], front["mean"], drawstyle="steps-post" if steps else "default",
-                **{**style, "marker": ""} if len(front) > 15 else style)
+        if len(front) > 15: style["marker"] = ""
+        ax.plot(front["size"], front["mean"], drawstyle="steps-post" if steps else "default", **style)
     ax.margins(x=0.03)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6))
     if min(front["low"].min() for front in fronts.values()) < floor: ax.set_ylim(floor, top + 0.03*deepest)
 
-
+# %% ../../nbs/4_ecomp/06_figures.ipynb #1af2c657
 def _cut_off(fronts: dict, methods: list[str], deepest: float) -> str:
     "The methods whose means are cut off below somewhere, and how low they go."
     lowest = {}
@@ -397,7 +447,7 @@ def _cut_off(fronts: dict, methods: list[str], deepest: float) -> str:
         if front["mean"].min() < best - deepest: lowest[method] = min(front["mean"].min(), lowest.get(method, 1))
     return ", ".join(f"{method} (down to {lowest[method]:.2f})" for method in methods if method in lowest)
 
-
+# %% ../../nbs/4_ecomp/06_figures.ipynb #d74fcedd
 def _fronts_in_words(fronts: dict, seeds: int, several: bool) -> str:
     "Where each line begins and ends."
     words = [f"Test accuracy against size, mean over {seeds} seed{'s' if seeds > 1 else ''}."]
@@ -407,3 +457,32 @@ def _fronts_in_words(fronts: dict, seeds: int, several: bool) -> str:
         ends = f"{first['mean']:.3f} at {first['size']:.3g}, {last['mean']:.3f} at {last['size']:.3g}."
         words.append(f"{f'{name}, ' if several else ''}{method}: {ends}")
     return " ".join(words)
+
+# %% ../../nbs/4_ecomp/06_figures.ipynb #c605b489
+def size_fronts(
+    results,              # Table of method, seed, size, accuracy, perhaps dataset (a panel each, at most 12); or a csv
+    deepest: float = 0.2, # Accuracy is drawn down to this far below the best mean, > 0; what lies below is named
+    label: str = "kept width (share of the parent's)", # Of the abscissa: what the sizes are
+) -> Figure:              # A panel per data set
+    "Test accuracy against size: mean and range over seeds, per method."
+    results = _check_fronts(results)
+    require(deepest > 0, f"deepest must be above 0, got {deepest}")
+    methods, names = list(dict.fromkeys(results["method"])), list(dict.fromkeys(results["dataset"]))
+    groups = results.groupby(["dataset", "method"], sort=False)
+    fronts = {(name, method): _front_of_seeds(part) for (name, method), part in groups}
+    columns = 2 if len(names) == 4 else min(len(names), 3)
+    wide, tall = (5.6, 3.0) if columns == 1 else (7.2, 2.1)
+    words, cut = _fronts_in_words(fronts, results["seed"].nunique(), len(names) > 1), _cut_off(fronts, methods, deepest)
+    with mpl.rc_context(STYLE):
+        fig = blank_figure(wide, 1.1 + tall*-(-len(names)//columns), words)
+        for ax, name in zip(panel_grid(fig, len(names), columns, sharex=True), names, strict=True):
+            here = {method: fronts[name, method] for method in methods if (name, method) in fronts}
+            _fronts_panel(ax, here, methods, deepest)
+            if len(names) > 1: ax.set_title(name)
+        below = "\n" + textwrap.fill(f"cut off below: {cut}", 75 if columns == 1 else 100) if cut else ""
+        fig.supxlabel(label + below, fontsize=9)
+        fig.supylabel("test accuracy (fraction of test rows)", fontsize=9)
+        handles = [Line2D([], [], label=method, **_method_line(methods, method)) for method in methods]
+        seeds = Patch(color="#444444", alpha=0.2, linewidth=0, label="lowest to highest seed")
+        fig.legend(handles=[*handles, seeds], loc="outside upper center", ncols=min(columns + 1, 3), handlelength=3.2)
+    return fig
