@@ -34,7 +34,8 @@ from .ecomp.runs import WEIGHTINGS, EcompConfig, run_experiments, weightings_tab
 from .published.environment import MENUS
 from .ecomp.evolution import PRESETS
 from .compression.export import report_table, save_compressed, to_onnx
-from .foundations.figures import compression_figure, save_figure
+from .foundations.style import save_figure
+from .compression.figures import compression_figure
 from .methods.guard import METRICS
 from .foundations.networks import DenseNetwork, load_network
 from .foundations.results import read_results, read_training, results_table
