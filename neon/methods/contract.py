@@ -7,11 +7,10 @@ __all__ = ['Propose', 'METHODS', 'ALIASES', 'Part', 'Rows', 'hold_out', 'undivid
            'with_output', 'restore_output', 'finished', 'Tested', 'Verdict', 'judge', 'MethodConfig', 'Method',
            'register', 'method', 'get_method', 'compress_with']
 
-# %% ../../nbs/2_methods/01_contract.ipynb #d989fcb0
+# %% ../../nbs/2_methods/01_contract.ipynb #096dce08
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -223,14 +222,14 @@ class _Walk:
             self.seen.append(c)
             if found.accepted: self.least = size
 
-# %% ../../nbs/2_methods/01_contract.ipynb #ef533668
+# %% ../../nbs/2_methods/01_contract.ipynb #f7756c05
 class _Measure:
     "Candidate -> its drop, and the original's score, on the rows that it is tested on."
 
     def __init__(self, network: DenseNetwork, rows: Rows, metric):
         self.network, self.rows, self.metric, self.parts = network, rows, metric, {}
 
-    def _part(self, name: str) -> tuple[Part, np.ndarray]:
+    def part(self, name: str) -> tuple[Part, np.ndarray]:
         "Rows of this name, and the original's influence values on them."
         if name not in self.parts:
             part = getattr(self.rows, name)
@@ -238,22 +237,24 @@ class _Measure:
         return self.parts[name]
 
     def __call__(self, c: Candidate) -> tuple[Drop, float]:
-        part, before = self._part(c.tested_on)
+        part, before = self.part(c.tested_on)
         if c.tested_on == "compare": return c.drop, float(before.mean())
         after = influence(self.metric, part.y, predict(c.network, part.x))
         return mean_drop(100*(before - after), self.metric), float(before.mean())
 
-# %% ../../nbs/2_methods/01_contract.ipynb #87e949f6
+# %% ../../nbs/2_methods/01_contract.ipynb #66369829
 def judge(
     candidates: Iterable[Candidate], # Of each sequence the safest first; taken one at a time
     network: DenseNetwork,           # As it was
     rows: Rows,
     guards: Sequence[Guard],         # One per budget, of one metric
     size: Callable[[Candidate], float] = lambda c: c.size, # What should be small
+    measure: Callable[[Candidate], tuple[Drop, float]] | None = None, # Its drop, and the original's score; None: on the rows
 ) -> list[Verdict]:                  # One per guard
     "Test candidates, in their order, for all guards at once: each candidate is made and measured once."
     original = Candidate(network, "as it was")
-    walks, measure = [_Walk(guard, size(original)) for guard in guards], _Measure(network, rows, guards[0].metric)
+    walks, on_rows = [_Walk(guard, size(original)) for guard in guards], _Measure(network, rows, guards[0].metric)
+    measure = measure or on_rows
     for c in candidates:
         how_large, once = size(c), []
         def measured(c=c, once=once):
@@ -261,7 +262,7 @@ def judge(
             return once[0]
         for walk in walks: walk.consider(c, how_large, measured)
         if all(walk.ended for walk in walks): break
-    _, before = measure._part("guard")
+    _, before = on_rows.part("guard")
     itself = Tested(original, Drop(0.0, 0.0, len(before)), True, float(before.mean()))
     smallest = lambda walk: min((t for t in walk.tested if t.accepted), key=lambda t: size(t.candidate), default=itself)
     return [Verdict(walk.guard, smallest(walk), walk.tested, walk.seen) for walk in walks]
@@ -303,7 +304,7 @@ class MethodConfig(Config):
                                   average=1.0, epoch_rows=self.epoch_rows)
         return settings.replace(**changes)
 
-# %% ../../nbs/2_methods/01_contract.ipynb #885f6aa5
+# %% ../../nbs/2_methods/01_contract.ipynb #49eeffb9
 Propose = Callable[[DenseNetwork, Rows, Guard, MethodConfig], Iterator[Candidate]]
 
 
@@ -318,6 +319,7 @@ class Method:
     stochastic: bool = False # Does chance decide, so that several seeds are worth their time?
     splits: bool = False     # Are its rows of comparison others than the guard's?
     plans: bool = False      # Does it use a planner?
+    values: bool = False     # Does it work for values as well, or for classes only?
     guard: dict = field(default_factory=dict, hash=False) # Settings of the guard for it, e.g. {"patience": 5}
 
     def candidates(
@@ -328,6 +330,7 @@ class Method:
         config: MethodConfig = MethodConfig(),
     ) -> Iterator[Candidate]:
         "What it proposes, as it is handed out."
+        require(self.values or task_of(rows.fit.y).kind == "classes", f"the method {self.name!r} works for classes only, not for values")
         done: dict[int, tuple[DenseNetwork, DenseNetwork]] = {}  # the networks too, so that no number is given twice
         for c in self.propose(network, rows, guard, config):
             if id(c.network) not in done: done[id(c.network)] = c.network, finished(c.network, network)
@@ -360,7 +363,7 @@ def method(
         return propose
     return decorate
 
-# %% ../../nbs/2_methods/01_contract.ipynb #54471053
+# %% ../../nbs/2_methods/01_contract.ipynb #3fb44e97
 ALIASES = {"search": "compress"} # The search is what `compress` does unless told otherwise
 
 
@@ -369,7 +372,7 @@ def get_method(
 ) -> Method:
     "The method of this name."
     if isinstance(name, Method): return name
-    if callable(name): return Method(getattr(name, "__name__", "method"), getattr(name, "__name__", "method"), name)
+    if callable(name): return Method(*2*(getattr(name, "__name__", "method"),), name, values=True)
     known = ALIASES.get(name, name)
     if known in METHODS: return METHODS[known]
     near = difflib.get_close_matches(str(name), METHODS, 1)
