@@ -529,7 +529,7 @@ def _labels_from_text(text: pd.Series) -> pd.Series:
     if numbers.isna().any(): return text
     return numbers if len(present) == len(text) else numbers.reindex(text.index)
 
-# %% ../../nbs/1_foundations/01_data.ipynb #44307a33
+# %% ../../nbs/1_foundations/01_data.ipynb #3070acc6
 def _check_slips(column: pd.Series) -> None:
     "Refuse a text column that looks like numbers with a slip."
     present = column.dropna()
@@ -539,8 +539,8 @@ def _check_slips(column: pd.Series) -> None:
     share, fractional = len(numbers) / len(present), (numbers % 1 != 0).any()
     if share > 0.5 and fractional or share >= 0.9 and numbers.nunique() > 10:
         word, row = words.iloc[0], words.index[0]
-        raise NeonError(f"column {column.name!r} holds numbers except for {word!r}, first in row {row} (counted from 0); "
-                        "expected a number, or nothing or ? for a missing one")
+        raise NeonError(f"column {column.name!r} holds numbers except for {word!r}, first in row {row} "
+                        "(counted from 0); expected a number, or nothing or ? for a missing one")
 
 # %% ../../nbs/1_foundations/01_data.ipynb #a9622b27
 def _csv_header(path: Path) -> tuple[list[str], str]:
