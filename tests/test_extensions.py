@@ -1,6 +1,6 @@
-"""Something of your own, added from outside: each test is what a newcomer would write, and touches no file of the project.
+"""Something of your own, added from outside: each test is what a newcomer would write.
 
-What a test registers is forgotten after it.
+None touches a file of the project, and what a test registers is forgotten after it.
 """
 import functools
 import http.server
@@ -69,7 +69,8 @@ def openml(monkeypatch):
         seen.append(request.full_url)
         if "data_name" in request.full_url and "/toy/" not in request.full_url:
             raise HTTPError(request.full_url, 412, "no such name", {}, io.BytesIO(b"{}"))
-        kinds = {"data_name": "search.json", "features": "features.json", "qualities": "qualities.json", "download": "toy.arff"}
+        kinds = {"data_name": "search.json", "features": "features.json", "qualities": "qualities.json",
+                 "download": "toy.arff"}
         file = next((name for kind, name in kinds.items() if kind in request.full_url), "description.json")
         answer = io.BytesIO((ANSWERS/file).read_bytes())
         answer.info = dict
@@ -157,9 +158,11 @@ def test_a_data_set_of_openml_by_name(openml):
 
 
 @pytest.mark.parametrize("wrong, message", [
-    (dict(), "needs one of load, path, url and openml_id, got 0"), (dict(load=rings, url="http://x/y.csv"), "got 2 of them"),
+    (dict(), "needs one of load, path, url and openml_id, got 0"),
+    (dict(load=rings, url="http://x/y.csv"), "got 2 of them"),
     (dict(load="rings.csv"), "for a file say path="), (dict(url="rings.csv"), "is no http.s. address"),
-    (dict(load=rings, colour="red"), "unknown fact 'colour' about 'rings'"), (dict(load=int), "must return a table or .X, y.")])
+    (dict(load=rings, colour="red"), "unknown fact 'colour' about 'rings'"),
+    (dict(load=int), "must return a table or .X, y.")])
 def test_a_data_set_that_is_refused(wrong, message):
     with pytest.raises(NeonError, match=message): load_dataset(register_dataset("rings", **wrong).name)
     for name, said in [("iris", "'iris' is taken"), ("a/b", "a name is letters"), ("rings.v2", "a name is letters")]:
