@@ -378,7 +378,7 @@ def get_method(
     near = difflib.get_close_matches(str(name), METHODS, 1)
     raise NeonError(f"unknown method {name!r}; there are {', '.join(METHODS)}" + (f"; did you mean {near[0]!r}?" if near else ""))
 
-# %% ../../nbs/2_methods/01_contract.ipynb #f1ab7602
+# %% ../../nbs/2_methods/01_contract.ipynb #7493ad15
 def compress_with(
     chosen: str | Method | Propose, # See `get_method`
     network: DenseNetwork,          # As it was; not changed
@@ -388,6 +388,7 @@ def compress_with(
     size: Callable[[Candidate], float] = lambda c: c.size, # What should be small
 ) -> list[Verdict]:                 # One per budget of `config`
     "Compress a network by one method."
-    chosen = get_method(chosen)
+    chosen, a = get_method(chosen), network.architecture
+    require(rows.fit.x.shape[1] == a.n_inputs, f"the network takes {a.n_inputs} inputs, the rows have {rows.fit.x.shape[1]}")
     guards = [guard.replace(**{"budget": budget, **chosen.guard}) for budget in config.budgets]
     return judge(chosen.candidates(network, rows, guards[0], config), network, rows, guards, size)
