@@ -12,13 +12,23 @@ from urllib.error import HTTPError
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.datasets import _openml
+from matplotlib.text import Text
+from sklearn.datasets import _openml, load_breast_cancer
+from sklearn.metrics import f1_score, make_scorer
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from neon.cli import data_list, data_show
+from neon.compress import compress
 from neon.foundations import core
 from neon.foundations.core import NeonError, Workers
 from neon.foundations.data import REGISTRY, load_dataset, prepare, register_dataset, whereabouts
-from neon.study.jobs import StudyConfig
+from neon.foundations.surgery import cut_widths, fold_norms
+from neon.methods.contract import METHODS, Candidate, method
+from neon.study.figures import front_figure
+from neon.study.jobs import StudyConfig, gather, run_study
+from neon.study.tables import as_text, front_table, load_study, main_table
 
 ANSWERS = Path(__file__).parent/"fixtures"/"openml"
 
@@ -29,10 +39,18 @@ def _forget(monkeypatch, tmp_path):
     monkeypatch.delenv("NEON_DATA", raising=False)
     monkeypatch.setenv("NEON_CACHE", str(tmp_path/"cache"))
     monkeypatch.setattr(core, "_REPEATED", [])
-    before = dict(REGISTRY)
+    before = [(registry, dict(registry)) for registry in (REGISTRY, METHODS)]
     yield
-    REGISTRY.clear()
-    REGISTRY.update(before)
+    for registry, entries in before:
+        registry.clear()
+        registry.update(entries)
+
+
+@pytest.fixture(scope="module")
+def cancer():
+    "A fitted classifier and its rows."
+    X, y = load_breast_cancer(return_X_y=True)
+    return make_pipeline(StandardScaler(), MLPClassifier((40, 20), max_iter=60, random_state=0)).fit(X, y), X, y
 
 
 # A data set
@@ -167,3 +185,37 @@ def test_a_data_set_that_is_refused(wrong, message):
     with pytest.raises(NeonError, match=message): load_dataset(register_dataset("rings", **wrong).name)
     for name, said in [("iris", "'iris' is taken"), ("a/b", "a name is letters"), ("rings.v2", "a name is letters")]:
         with pytest.raises(NeonError, match=said): register_dataset(name, rings)
+
+
+# A method
+
+def thirds(network, rows, guard, config):
+    "Every hidden layer cut to a share of its units by least squares."
+    for share in (0.9, 0.6, 0.3, 0.1):
+        widths = [max(1, round(share*w)) for w in network.architecture.hidden_widths]
+        yield Candidate(cut_widths(fold_norms(network), widths, rows.fit.x), f"{share:.0%} of every layer")
+
+
+def test_a_method_of_your_own(cancer):
+    assert compress(*cancer, budget=5, method=thirds).how.endswith("of every layer")
+    method("thirds", label="Thirds", source="a test")(thirds)
+    assert compress(*cancer, budget=5, method="thirds").compression_ratio > 2
+
+
+def test_a_method_of_your_own_in_study_table_and_figure(tmp_path):
+    method("thirds", label="Thirds", source="a test")(thirds)
+    config = StudyConfig(datasets=("iris", "wine"), methods=("uniform", "thirds"), epochs=1)
+    run_study(config, tmp_path, progress=False)
+    gather(tmp_path)
+    study = load_study(tmp_path)
+    assert set(as_text(main_table(study.rows)).method) == {"Thirds", "Uniform schedule, refit"}
+    assert "Thirds" in [text.get_text() for text in front_figure(front_table(study.rows)).findobj(Text)]
+
+
+# A metric
+
+@pytest.mark.parametrize("metric", ["f1", lambda y, output: f1_score(y, output.argmax(1)), make_scorer(f1_score)])
+def test_a_metric_of_your_own(cancer, metric):
+    result = compress(*cancer, budget=5, metric=metric, method="uniform")
+    assert result.network.architecture.n_params < result.original.architecture.n_params and result.drop.points <= 5
+    assert result.report().measure.str.contains("f1|lambda").any()

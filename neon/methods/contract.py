@@ -7,7 +7,7 @@ __all__ = ['Propose', 'METHODS', 'ALIASES', 'Part', 'Rows', 'hold_out', 'undivid
            'with_output', 'restore_output', 'finished', 'Tested', 'Verdict', 'judge', 'MethodConfig', 'Method',
            'register', 'method', 'get_method', 'compress_with']
 
-# %% ../../nbs/2_methods/01_contract.ipynb #096dce08
+# %% ../../nbs/2_methods/01_contract.ipynb #bed97a63
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..foundations.core import Config, NeonError, TrainingConfig, generator, require
+from ..foundations.core import Config, NeonError, TrainingConfig, generator, repeat_in_workers, require
 from ..foundations.data import PreparedData, stratified_part
 from ..foundations.networks import DenseLayer, DenseNetwork
 from ..foundations.surgery import fold_norms
@@ -336,7 +336,7 @@ class Method:
             if id(c.network) not in done: done[id(c.network)] = c.network, finished(c.network, network)
             yield replace(c, network=done[id(c.network)][1])
 
-# %% ../../nbs/2_methods/01_contract.ipynb #d99a6051
+# %% ../../nbs/2_methods/01_contract.ipynb #8eb42c01
 METHODS: dict[str, Method] = {}
 
 
@@ -348,6 +348,7 @@ def register(
     require(known is None or known.label == entry.label,
             f"there is a method {entry.name!r} already, called {known.label if known else ''!r}")
     METHODS[entry.name] = entry
+    if not getattr(entry.propose, "__module__", "neon.").startswith("neon."): repeat_in_workers(register, entry)
     return entry
 
 
