@@ -191,7 +191,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, values: dict) -> None:
     "Write `values` as indented JSON, whole or not at all."
-    write_text(path, json.dumps(values, indent=2, default=str) + "\n")
+    write_text(path, json.dumps(values, indent=2, default=_as_text) + "\n")
+
+
+def _as_text(value) -> str:
+    "What JSON does not know; of a function its name, since its text would hold an address."
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else str(value)
 
 
 def write_csv(path: str | Path, table: pd.DataFrame) -> None:
