@@ -451,11 +451,11 @@ def test_memory_changes_no_episode(noise, networks, recovery):
         while not envs[0].episode.terminated:
             action = int(rng.integers(1, 3))
             played = [env.step(action) for env in envs]
-            for env in envs: assert_memo_is_in_order(env.table.memo)
+            for env in envs: assert_memo_is_in_order(env.batch.memo)
             for other, env in zip(played[1:], envs[1:], strict=True):
                 assert same_arrays(played[0][0], other[0]) and played[0][1:3] == other[1:3]
                 assert played[0][4]["accuracy"] == other[4]["accuracy"] and same(env.state.network, envs[0].state.network)
-    none, little, plenty = (env.table.memo for env in envs)
+    none, little, plenty = (env.batch.memo for env in envs)
     assert none.used == 0 and 0 < len(little.entries) < len(plenty.entries) and plenty.used > little.limit
 
 
@@ -470,7 +470,7 @@ def test_memory_changes_no_episodes_in_company(noise, networks, recovery):
         while not all(e.terminated for e in envs[0].episodes):
             actions = rng.integers(1, 3, 4)
             played = [env.step(actions) for env in envs]
-            for env in envs: assert_memo_is_in_order(env.table.memo)
+            for env in envs: assert_memo_is_in_order(env.batch.memo)
         first, *others = played
         for other, env in zip(others, envs[1:], strict=True):
             for a, b in zip(envs[0].episodes, env.episodes, strict=True): assert same(a.state.network, b.state.network), episode

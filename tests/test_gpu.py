@@ -135,7 +135,7 @@ def test_an_episode_in_step_is_alike(data, networks, recovery):
         while not all(e.terminated for e in env.episodes):
             observation, reward, terminated, _, info = env.step(rng.integers(0, 5, 4))
             history.append((observation, info, reward, terminated))
-        assert {kind for e in env.episodes for kind in on(e.state.network)} == {device} and env.table.memo.used > 0
+        assert {kind for e in env.episodes for kind in on(e.state.network)} == {device} and env.batch.memo.used > 0
         assert all(env.observation_space.contains(h[0]) for h in history)
         histories.append(history)
     for a, b in zip(*histories, strict=True):

@@ -259,7 +259,7 @@ def test_observations_stay_in_the_space_and_describe_the_current_network(toy, sh
     rng, (observation, info) = generator(seed, "actions"), env.reset(seed=0)
     for step in range(2*shape.depth):
         assert env.observation_space.contains(observation)
-        fresh = feature_maps(env.state.network, env.table.probe, step % shape.depth)
+        fresh = feature_maps(env.state.network, env.batch.probe, step % shape.depth)
         for name, value in fresh.items(): assert np.allclose(observation[name], value, rtol=1e-4, atol=1e-5), name
         assert all(bool(t.isfinite().all()) for t in standardise(observation).values())
         before = info["parameters"]
