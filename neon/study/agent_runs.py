@@ -193,7 +193,7 @@ def with_rules(
     for o in others: o.task = task
     return others
 
-# %% ../../nbs/8_study/00_agent_runs.ipynb #2187fc87
+# %% ../../nbs/8_study/00_agent_runs.ipynb #eab6d6fb
 def evaluate_agent(
     agent: Planner,                                  # Frozen
     unseen: Sequence[Sequence[Original]],            # Per data set that the agent never saw, its networks
@@ -202,7 +202,7 @@ def evaluate_agent(
     fold: int = 0,                                   # For the column of that name
     seed: int = 0,                                   # Of the trainings, and of chance
 ) -> pd.DataFrame:                                   # `AGENT_COLUMNS`
-    "The frozen agent (also with all features, or shown a stranger's state), chance, a rule and schedules on every network."
+    "The frozen agent (also with all features, or shown a stranger's state), chance, a rule, schedules: on every network."
     entries = []
     for budget in budgets:
         seen = {o[0].task.name: recorded(agent, o, budget, seed) for o in unseen}
@@ -264,14 +264,14 @@ def build_originals(
         originals[name] = origins_of(networks, data)
     return originals
 
-# %% ../../nbs/8_study/00_agent_runs.ipynb #a6e5a99e
+# %% ../../nbs/8_study/00_agent_runs.ipynb #851d1ad1
 def train_folds(
     config: OfflineConfig,                        # The study
     originals: dict[str, list[Original]],         # `build_originals`
     folder: str | Path,                           # Of the study
     callback: Callable = lambda entry: None,      # Called with the log entry of every update
 ) -> list[Planner]:                               # Per fold, then the one for everything
-    "One agent per fold, trained on the other folds; last, one trained on everything. Goes on from what is in the folder."
+    "One agent per fold, trained on the other folds; last, one trained on everything. Loads those that the folder has."
     agents, folds = [], deal_folds(config.datasets, config.folds)
     for k, held in enumerate([*folds, []]):
         file = Path(folder)/"agents"/(f"fold_{k}.safetensors" if held else "generic.safetensors")
