@@ -162,7 +162,7 @@ def published_value(
 def main_entry(
     entries: pd.DataFrame, # Of one method in one setting
 ) -> dict:
-    "Compression, change of test accuracy, broken budgets; every data set weighs the same, intervals are over data sets."
+    "Compression, change of test accuracy, broken budgets; data sets weigh the same, intervals are over data sets."
     inputs = lambda architectures: architectures.str.split("-").str[0].astype(int)
     facts = entries.assign(
         log=np.log(entries.compression), unchanged=entries.parameters_after == entries.parameters_before,
@@ -248,7 +248,8 @@ def join_networks(
     means = without_twin(entries if "seeds" in entries else per_network(entries))
     x, y = (means[means.method == name] for name in (a, b))
     for name, part in ((a, x), (b, y)): require(len(part) > 0, f"there are no rows yet with method {name}")
-    pairs = x.merge(y, on=[*NETWORK, *SETTING], how="outer", suffixes=("_a", "_b"), indicator=True, validate="one_to_one")
+    pairs = x.merge(y, on=[*NETWORK, *SETTING], how="outer", suffixes=("_a", "_b"), indicator=True,
+                    validate="one_to_one")
     both = pairs[pairs["_merge"] == "both"].drop(columns="_merge").reset_index(drop=True)
     differ = both[both.parameters_before_a != both.parameters_before_b]
     require(not len(differ), f"{a} and {b} had different networks under one name: "
@@ -410,7 +411,7 @@ def published_points(
 def per_dataset_table(
     entries: pd.DataFrame,                 # Of one setting
     methods: Sequence[str] | None = None,  # Columns; None: all there are
-    value: str = "compression",            # Geometric mean over networks; "change": mean, points; "over": broken budgets
+    value: str = "compression",            # Geometric mean of networks; "change": mean, points; "over": share
 ) -> pd.DataFrame:                         # One line per data set, sorted by name
     "One value per data set and method; kropt is among them."
     entries = only(entries, method=methods)
@@ -474,14 +475,15 @@ def layer_table(
     table = pd.DataFrame(lines).groupby(["depth", "layer"]).ratio.agg(["size", geometric_mean, "mean"]).reset_index()
     return table.rename(columns={"size": "networks", "geometric_mean": "geometric", "mean": "arithmetic"})
 
-# %% ../../nbs/8_study/03_tables.ipynb #fda0e467
+# %% ../../nbs/8_study/03_tables.ipynb #6af5740a
 def published_layers(
     published: pd.DataFrame, # `read_published`
 ) -> pd.Series:              # By (depth, layer)
     "Arithmetic mean reductions stored in the authors' repository: four passes, C = 1, September 2020."
     found = published[published.quantity == "width_reduction"]
     places = [tuple(map(int, re.findall(r"\d+", group))) for group in found.group]
-    return pd.Series(found.value.to_numpy(), pd.MultiIndex.from_tuples(places, names=["depth", "layer"]), name="published")
+    index = pd.MultiIndex.from_tuples(places, names=["depth", "layer"])
+    return pd.Series(found.value.to_numpy(), index, name="published")
 
 # %% ../../nbs/8_study/03_tables.ipynb #d4b4977a
 SIZES = ("small", "medium", "large")  # Up to 5,000 rows, up to 30,000, more
@@ -499,7 +501,7 @@ def size_class(
     n = [known.get(stem(name), tests/0.3) for name, tests in zip(entries.dataset, entries.test_rows, strict=True)]
     return pd.Series(pd.cut(n, [0, 5000, 30000, np.inf], labels=SIZES), entries.index).astype(str)
 
-# %% ../../nbs/8_study/03_tables.ipynb #99cc51c4
+# %% ../../nbs/8_study/03_tables.ipynb #6228b502
 def time_table(
     entries: pd.DataFrame,                 # `judged_entries`
     published: pd.DataFrame | None = None, # `read_published`
@@ -512,7 +514,8 @@ def time_table(
         longest=("seconds", "max"), offers=("offers", "mean")).reset_index()
     table = table.rename(columns={"mean": "mean seconds", "middle": "median seconds", "longest": "longest seconds"})
     places = {name: i for i, name in enumerate(SIZES)}
-    return table.sort_values(["method", "size"], key=lambda c: c.map(places) if c.name == "size" else c, ignore_index=True)
+    small_first = lambda column: column.map(places) if column.name == "size" else column
+    return table.sort_values(["method", "size"], key=small_first, ignore_index=True)
 
 # %% ../../nbs/8_study/03_tables.ipynb #79ee168f
 RECOVERIES = {  # Method -> its name in Table 8
@@ -651,9 +654,9 @@ def base_summary(
     lines = {"mean accuracy": whole.mean(), "mean rank": rank.mean(), "best on": wins(whole.round(9))}
     return pd.DataFrame(lines).assign(**{"data sets": len(whole)}).rename_axis("model").reset_index()
 
-# %% ../../nbs/8_study/03_tables.ipynb #329dd024
+# %% ../../nbs/8_study/03_tables.ipynb #b51815f9
 def latency_table(
-    latency: pd.DataFrame, # dataset, network, method, budget, batch, parameters, microseconds_before, microseconds_after
+    latency: pd.DataFrame, # `neon.study.jobs.LATENCY_COLUMNS`
 ) -> pd.DataFrame:         # One line per batch, method and budget
     "How many times faster the compressed networks answer: geometric mean over data sets with an interval."
     entries, lines = only(without_twin(latency).dropna(subset=["microseconds_before", "microseconds_after"])), []
@@ -812,9 +815,10 @@ def p_value(
     "A p-value to two digits."
     return "" if not np.isfinite(value) else "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
-# %% ../../nbs/8_study/03_tables.ipynb #891f2887
+# %% ../../nbs/8_study/03_tables.ipynb #c103fca3
 SHORT = {"jungle_chess_2pcs_raw_endgame_complete": "jungle_chess", "first-order-theorem-proving": "theorem-proving",
-         "tamilnadu-electricity": "tamilnadu", "Amazon_employee_access": "Amazon", "electricity-normalized": "electricity"}
+         "tamilnadu-electricity": "tamilnadu", "Amazon_employee_access": "Amazon",
+         "electricity-normalized": "electricity"}
 
 
 def short_name(
