@@ -199,8 +199,9 @@ _HERE = {"bundled": "yes", "folder": "yes, NEON_DATA", "cache": "yes, cache", "d
 
 def data_list() -> pd.DataFrame: # One row per registered table
     "The registered tables."
-    return pd.DataFrame([{"name": info.name, "rows": info.n_rows, "columns": info.n_columns, "classes": info.n_classes or "?",
-                          "source": info.source, "here": _HERE[whereabouts(info.name)]} for info in REGISTRY.values()])
+    return pd.DataFrame([{"name": info.name, "rows": info.n_rows or "?", "columns": info.n_columns or "?",
+                          "classes": info.n_classes or "?", "source": info.source, "here": _HERE[whereabouts(info.name)]}
+                         for info in REGISTRY.values()])
 
 
 def data_show(

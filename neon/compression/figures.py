@@ -46,7 +46,7 @@ def _result(ax, result, i: int, single: bool, floor: float) -> None:
     colour, marker = MARKS[i]
     line = {"color": "black" if single else COLOURS[colour], "linewidth": 1.0, "linestyle": "--", "zorder": 1.5}
     ax.axhline(-result.guard.budget, **line)
-    for test in result.asked if single else ():
+    for test in result.tested if single else ():
         look = {"color": COLOURS["blue" if test.accepted else "vermilion"], "marker": "o" if test.accepted else "x"}
         _tested(ax, test.candidate.size, test.drop, floor, markersize=5, zorder=3, **look)
     _tested(ax, result.network.architecture.n_params, result.drop, floor, color=COLOURS[colour],
@@ -77,7 +77,7 @@ def _compression_legend(results: Sequence) -> list:
                Line2D([], [], color=COLOURS["grey"], marker="o", markersize=4, label="on offer")]
     looks = (True, "accepted by the guard", "o", "blue"), (False, "refused", "x", "vermilion")
     for accepted, label, marker, colour in looks if single else ():
-        if not any(test.accepted == accepted for test in results[0].asked): continue
+        if not any(test.accepted == accepted for test in results[0].tested): continue
         handles.append(Line2D([], [], linestyle="", marker=marker, color=COLOURS[colour], label=label))
     for i, (result, (colour, marker)) in enumerate(zip(results, MARKS, strict=False)):
         label = "chosen" if single else f"budget {result.guard.budget:g}"
