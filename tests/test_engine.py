@@ -157,7 +157,7 @@ def networks() -> list[DenseNetwork]:
 @settings(quick, max_examples=25)
 @given(runnable(), configs, st.sampled_from([None, 1, 2]), st.booleans(), st.sampled_from([24, 25]))
 def test_a_stack_trains_each_network_as_if_it_were_alone(shapes, config, learning, keep_start, n):
-    "Dropout, batch norm, averages, patience, some layers only, a first layer of their own: a stack changes nothing but rounding."
+    "Dropout, batch norm, averages, patience, some layers only, different first layers: a stack changes nothing but rounding."
     shapes, first = shapes
     networks = [build(a, i) for i, a in enumerate(shapes)]
     y, y_validation = classes(1, n, shapes[0].n_outputs), classes(2, 15, 2)
@@ -258,7 +258,7 @@ class _Dropout(nn.Module):
 
 
 def trained_in_full(network, x, y, x_validation, y_validation, config, seed, name, first, learning):
-    "The loop everybody knows: the whole network forward and backward; what does not learn is frozen, in evaluation mode."
+    "The loop everybody knows: the whole network back and forth; what does not learn is frozen, in evaluation mode."
     network, order, dropout = (copy.deepcopy(network), torch_generator(seed, "batches"),
                                torch_generator(seed, "dropout", name))
     network.eval().requires_grad_(False)
