@@ -17,9 +17,7 @@ from neon.foundations.results import (
     check_training,
     geometric_mean,
     holm,
-    join_pairs,
     over_budget,
-    paired_comparison,
     pareto_front,
     read_results,
     read_training,
@@ -195,31 +193,6 @@ def test_printed_table_shows_networks_and_both_means():
     assert all(isinstance(cell, str) for cell in table.to_numpy().ravel())
     several = results_table(pd.concat([entries, entries.assign(dataset="wine")]))
     assert several["data set"].tolist() == ["digits"]*6 + ["wine"]*6 + ["", ""]
-
-
-def test_pairs_are_joined_on_ids_whatever_the_order():
-    a, b = some_entries(), pd.DataFrame([an_entry(i, 0.9, -0.002*i) for i in range(6)])
-    expected = paired_comparison(a, b, log=True)
-    assert expected == paired_comparison(a.sample(frac=1, random_state=1), b.sample(frac=1, random_state=2), log=True)
-    x, y = np.log(a["compression_ratio"]), np.log(b["compression_ratio"])
-    assert np.allclose([expected.t, expected.p_t], stats.ttest_rel(x, y))
-    assert np.isclose(expected.p_wilcoxon, stats.wilcoxon(x, y).pvalue)
-    assert np.isclose(expected.difference,
-                      geometric_mean(a["compression_ratio"])/geometric_mean(b["compression_ratio"]))
-    reverse = paired_comparison(b, a, log=True)
-    assert np.isclose(reverse.difference*expected.difference, 1) and np.isclose(reverse.p_t, expected.p_t)
-
-
-def test_pairs_that_do_not_belong_together_are_refused():
-    a = some_entries()
-    with pytest.raises(NeonError, match="'net_05' .* only in the first"): join_pairs(a, a[:5])
-    with pytest.raises(NeonError, match="'net_05' .* only in the second"): join_pairs(a[:5], a)
-    with pytest.raises(NeonError, match="'net_00' .* appears twice in the first"):
-        join_pairs(pd.concat([a, a.assign(passes=1)]), a)
-    with pytest.raises(NeonError, match="not the same network"):
-        join_pairs(a, a.assign(network=np.roll(a["network"], 1)))
-    with pytest.raises(NeonError, match="only in"): join_pairs(a, a.assign(seed=1))
-    with pytest.raises(NeonError, match="at least two"): join_pairs(a[:1], a[:1])
 
 
 @quick
