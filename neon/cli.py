@@ -34,7 +34,8 @@ from .ecomp.runs import WEIGHTINGS, EcompConfig, run_experiments, weightings_tab
 from .published.environment import MENUS
 from .ecomp.evolution import PRESETS
 from .compression.export import report_table, save_compressed, to_onnx
-from .foundations.figures import compression_figure, save_figure
+from .foundations.style import save_figure
+from .compression.figures import compression_figure
 from .methods.guard import METRICS
 from .foundations.networks import DenseNetwork, load_network
 from .foundations.results import read_results, read_training, results_table
@@ -198,8 +199,9 @@ _HERE = {"bundled": "yes", "folder": "yes, NEON_DATA", "cache": "yes, cache", "d
 
 def data_list() -> pd.DataFrame: # One row per registered table
     "The registered tables."
-    return pd.DataFrame([{"name": info.name, "rows": info.n_rows, "columns": info.n_columns, "classes": info.n_classes or "?",
-                          "source": info.source, "here": _HERE[whereabouts(info.name)]} for info in REGISTRY.values()])
+    return pd.DataFrame([{"name": info.name, "rows": info.n_rows or "?", "columns": info.n_columns or "?",
+                          "classes": info.n_classes or "?", "source": info.source, "here": _HERE[whereabouts(info.name)]}
+                         for info in REGISTRY.values()])
 
 
 def data_show(

@@ -3,8 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from neon.ecomp.figures import WEIGHTING_STYLES, mean_curves, population_curves, size_fronts, winner_boxes
 from neon.foundations.core import NeonError
-from neon.foundations.figures import WEIGHTING_STYLES, mean_curves, population_curves, save_figure, size_fronts, winner_boxes
+from neon.foundations.style import save_figure
 
 MEASURES = ("fitness", "accuracy", "loss", "similarity", "size")
 

@@ -22,7 +22,6 @@ from neon.compression.planning import (
     measure,
     observe,
     rightness,
-    within_budget,
 )
 from neon.foundations.core import NeonError, TrainingConfig, generator, torch_generator
 from neon.foundations.data import load_dataset, prepare
@@ -37,6 +36,7 @@ from neon.foundations.surgery import (
     without_layer,
 )
 from neon.foundations.training import evaluate, predict, train_networks
+from neon.methods.contract import undivided
 
 
 def network_of(*rows, n_inputs=13, name="net"):
@@ -47,7 +47,7 @@ def network_of(*rows, n_inputs=13, name="net"):
 def task():
     d = prepare(load_dataset("wine"), "strict", seed=0)
     config = PlanConfig(trim=12, steps=30, passes=3)
-    return PlanData(d.X_train, d.y_train, d.X_validation, d.y_validation, config, (d.X_test, d.y_test), "wine")
+    return PlanData(undivided(d), config, (d.X_test, d.y_test))
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +165,9 @@ def test_random_episodes_keep_the_promises(originals, task):
             for v in e.visits:
                 right = rightness(v.network, task.x_judge, task.y_judge)
                 assert v.accuracy == pytest.approx(float(right.mean()))
-                assert v.within == within_budget(v.drop, v.error, e.budget, task.config)
+                assert v.within == task.config.guard(e.budget).holds(v.drop)
             if e.best: assert e.bits == pytest.approx(math.log2(e.original.n_params/e.best.n_params))
-            sizes = [v.n_params for v in e.visits if v.within]
+            sizes = [v.size for v in e.visits if v.within]
             assert sizes == sorted(sizes, reverse=True), "a pass never makes a good network larger"
 
 
@@ -178,7 +178,7 @@ def test_a_pass_over_budget_is_taken_back(originals, task):
     advance([e], 0)
     visit = e.visits[-1]
     if visit.within: pytest.skip("even that was good enough")
-    assert e.accepted == before and e.network is before[0] and e.rejected == 1 and e.excess == pytest.approx(visit.drop)
+    assert e.accepted == before and e.network is before[0] and e.rejected == 1 and e.excess == pytest.approx(visit.drop.points)
     assert e.undone and e.tried > 0
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from neon.foundations.core import NeonError
-from neon.foundations.figures import compression_against_accuracy, learning_curve, save_figure, widths_before_after
 from neon.foundations.results import (
     RESULT_COLUMNS,
     TRAINING_COLUMNS,
@@ -28,6 +27,8 @@ from neon.foundations.results import (
     write_results,
     write_training,
 )
+from neon.foundations.style import save_figure
+from neon.published.figures import compression_against_accuracy, learning_curve, widths_before_after
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 ratios = st.lists(st.floats(1, 1e5), min_size=1, max_size=30)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..foundations.core import NeonError, atomic_write, require, single_thread, write_csv, write_json
 from ..foundations.networks import Architecture, DenseNetwork, Layer, save_network
 from ..foundations.surgery import fold_norms
+from ..methods.guard import get_metric
 
 # %% ../../nbs/5_compression/03_export.ipynb #e4107cf2
 _CALL, _GATHER, _NORM = 14e-6, 6e-6, {"batchnorm": 10e-6, "dropout": 3e-6} # Seconds per call: a row, the choice of features, a norm
@@ -353,19 +354,19 @@ def compression_report(
 ) -> dict:                 # Plain values; drops in points, times in seconds
     "All about one compression."
     guard, drop = result.guard, result.drop
-    metric = guard.metric if isinstance(guard.metric, str) else getattr(guard.metric, "__name__", "score")
+    metric = get_metric(guard.metric).name
     before, after = _size_facts(result.original, seconds), _size_facts(result.network, seconds)
     score = getattr(result, "score", None)
     if score is not None: before["score"], after["score"] = score, score - drop.points/100
-    judged = [{"parameters": a.candidate.size, "drop": float(a.drop.points), "error": float(a.drop.error), "accepted": bool(a.accepted)}
-              for a in result.asked]
-    offers = [{"architecture": str(c.network.architecture), "parameters": c.size, "drop": float(c.drop.points), "origin": c.origin}
+    tested = [{"parameters": a.candidate.size, "drop": float(a.drop.points), "error": float(a.drop.error), "accepted": bool(a.accepted)}
+              for a in result.tested]
+    offers = [{"architecture": str(c.network.architecture), "parameters": c.size, "drop": float(c.drop.points), "how": c.how}
               for c in result.front]
     return {"metric": metric, "budget": guard.budget, "confidence": guard.confidence, "before": before, "after": after,
             "compression_ratio": before["parameters"]/after["parameters"],
             "drop": {"points": float(drop.points), "error": float(drop.error), "rows": drop.rows, "bound": float(guard.bound(drop)),
                      "interval": [float(drop.points - 1.96*drop.error), float(drop.points + 1.96*drop.error)]},
-            "origin": result.origin, "asked": judged, "front": offers, "reasons": list(getattr(result.plan, "reasons", ())),
+            "how": result.how, "tested": tested, "front": offers, "reasons": list(result.reasons),
             "seconds": result.seconds}
 
 # %% ../../nbs/5_compression/03_export.ipynb #fb08c09a

@@ -22,8 +22,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..foundations.core import NeonError, require
-from ..foundations.figures import COLOURS, STYLE, _figure, _log_axis, _plain, save_figure
 from ..foundations.results import pareto_front
+from ..foundations.style import COLOURS, STYLE, blank_figure, log_axis, plain_label, save_figure
 from neon.study.tables import (
     FAMILIES,
     SETTING,
@@ -124,7 +124,7 @@ def base_models_figure(
     order = table[models[0]].fillna(table.mean(axis=1)).sort_values(ascending=False).index
     means = "; ".join(f"{m} {v:.3f}" for m, v in table.dropna()[models].mean().items()) if len(table.dropna()) else "none has all models"
     with mpl.rc_context(STYLE):
-        fig = _figure(7.2, 1.0 + 0.24*len(order), f"Dot plot of test accuracy on {len(order)} data sets, {len(models)} models; means over "
+        fig = blank_figure(7.2, 1.0 + 0.24*len(order), f"Dot plot of test accuracy on {len(order)} data sets, {len(models)} models; means over "
                       f"data sets that have all: {means}.")
         ax = fig.subplots()
         for (colour, marker), model in zip(_MODEL_MARKS, models, strict=False):
@@ -149,7 +149,7 @@ def front_figure(
     alt = (f"Compression against change of test accuracy, {table.method.nunique()} methods at budgets "
            f"{', '.join(f'{b:g}' for b in budgets)}. Dominated by nobody: {words or 'none'}.")
     with mpl.rc_context(STYLE):
-        fig = _figure(7.2, 5.6 if published is None else 8.4, alt)
+        fig = blank_figure(7.2, 5.6 if published is None else 8.4, alt)
         axes = fig.subplots(1 if published is None else 2, 1, squeeze=False, height_ratios=(1,) if published is None else (5, 2))[:, 0]
         _front_panel(axes[0], table, budgets)
         if published is not None: _published_panel(axes[1], published)
@@ -186,7 +186,7 @@ def _front_panel(ax, table: pd.DataFrame, budgets: list) -> None:
                     markeredgecolor=style["color"], markersize=5.5, zorder=5)
         ends.append((method, part.geometric.iloc[-1], part.change.iloc[-1]))
     ax.margins(y=0.06)
-    _log_axis(ax, "x", table.geometric, pad=1.5)
+    log_axis(ax, "x", table.geometric, pad=1.5)
     _stairs(ax, table[table.front][["geometric", "change"]].to_numpy())
     ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
     label_points(ax, [e[1:] for e in ends], [method_of(e[0]).label for e in ends], [family_style(e[0])["color"] for e in ends], (6.2, 4.2))
@@ -225,7 +225,7 @@ def front_panels(
     size, change = per_dataset_table(rows), per_dataset_table(rows, value="change")
     names, every = list(size.index), []
     with mpl.rc_context(STYLE):
-        fig = _figure(7.2, 1.1 + 1.35*-(-len(names)//columns), "")
+        fig = blank_figure(7.2, 1.1 + 1.35*-(-len(names)//columns), "")
         axes = fig.subplots(-(-len(names)//columns), columns, sharex=True, squeeze=False).ravel()
         for ax in axes[len(names):]: ax.set_visible(False)
         for ax, name in zip(axes, names, strict=False):
@@ -239,7 +239,7 @@ def front_panels(
             for m, (x, y) in zip(here, xy, strict=True): ax.plot(x, y, linestyle="", markersize=4, alpha=0.85, zorder=4, **family_style(m))
             ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
             ax.set_title(short_name(name))
-        _log_axis(axes[0], "x", size.stack(), pad=2, apart=3)
+        log_axis(axes[0], "x", size.stack(), pad=2, apart=3)
         _label_lowest(axes, len(names), columns)
         counts = pd.Series(every).map(lambda m: method_of(m).label).value_counts()
         fig.set_label(f"Compression against change of test accuracy on {len(names)} data sets, C = {rows.budget.iloc[0]:g}. Methods by the "
@@ -265,7 +265,7 @@ def dumbbell_figure(
     words = "; ".join(f"{method_of(methods[0]).label} is ahead of {method_of(m).label} on {n}" for m, n in ahead.items())
     looks = (("blue", "o"), ("vermilion", "^"), ("green", "s"), ("purple", "D"))
     with mpl.rc_context(STYLE):
-        fig = _figure(7.2, 1.0 + 0.235*len(table), f"Compression on {len(table)} data sets, C = {rows.budget.iloc[0]:g}: {words}.")
+        fig = blank_figure(7.2, 1.0 + 0.235*len(table), f"Compression on {len(table)} data sets, C = {rows.budget.iloc[0]:g}: {words}.")
         ax = fig.subplots()
         places = np.arange(len(table))
         ax.hlines(places, table.min(axis=1), table.max(axis=1), color="#999999", linewidth=1.2, zorder=2)
@@ -275,7 +275,7 @@ def dumbbell_figure(
         if len(old):
             ax.plot(old, places, "o", markerfacecolor="white", markeredgecolor=COLOURS["blue"], markersize=5, label="NEON, as stored",
                     zorder=2.5)
-        _log_axis(ax, "x", [*table.min(), *table.max(), *(v for v in old if np.isfinite(v))])
+        log_axis(ax, "x", [*table.min(), *table.max(), *(v for v in old if np.isfinite(v))])
         _names_axis(ax, [short_name(d) for d in table.index])
         ax.set_xlabel("compression (geometric mean over networks, log scale)")
         fig.legend(loc="outside upper center", ncols=4)
@@ -293,7 +293,7 @@ def layers_figure(
     words = "; ".join(f"{title}: from {times(s.min())} to {times(s.max())}" for title, s in panels.items())
     size = 7.2 if len(panels) > 1 else 4.4, 2.9 if len(panels) < 3 else 5.4
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        fig = _figure(*size, f"Heat maps of the reduction of layer widths; {words}.")
+        fig = blank_figure(*size, f"Heat maps of the reduction of layer widths; {words}.")
         axes = fig.subplots(-(-len(panels)//2), min(2, len(panels)), squeeze=False).ravel()
         for ax in axes[len(panels):]: ax.set_visible(False)
         for ax, (title, series) in zip(axes, panels.items(), strict=False):
@@ -324,7 +324,7 @@ def rank_figure(
     alt = (f"Critical difference diagram of {k} methods on {ranked.n} data sets by {what}. Best mean ranks: {first}. Friedman p "
            f"{'below 0.0001' if ranked.p < 1e-4 else f'= {ranked.p:.2g}'}, critical difference {ranked.distance:.2f}.")
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        fig = _figure(7.2, 0.9 + 0.19*(half - low), alt)
+        fig = blank_figure(7.2, 0.9 + 0.19*(half - low), alt)
         ax = fig.subplots()
         ax.set_axis_off()
         ax.plot([1, k], [0, 0], color="black", linewidth=1.0)
@@ -361,7 +361,7 @@ def curves_figure(
     require(len(names) <= 6, f"curves_figure draws at most six data sets, got {len(names)}; choose some")
     words = []
     with mpl.rc_context(STYLE):
-        fig = _figure(7.2, 1.0 + 1.6*len(names), "")
+        fig = blank_figure(7.2, 1.0 + 1.6*len(names), "")
         for line, name in zip(fig.subplots(len(names), 3, squeeze=False, sharex="row"), names, strict=True):
             rows = curves[curves.dataset == name]
             for ax, (value, label) in zip(line, _CURVES.items(), strict=True):
@@ -369,7 +369,7 @@ def curves_figure(
                 if value == "compression_ratio": table = np.log(table)
                 smooth = table.rolling(window, min_periods=1).mean()
                 _curve(ax, smooth, np.exp if value == "compression_ratio" else np.asarray)
-                if value == "compression_ratio": _log_axis(ax, "y", np.exp(smooth.to_numpy()))
+                if value == "compression_ratio": log_axis(ax, "y", np.exp(smooth.to_numpy()))
                 ax.set_ylabel(label)
                 ax.set_title(short_name(name) if value == "return" else "")
                 ends = [smooth.iloc[i].mean() for i in (min(window, len(smooth)) - 1, -1)]
@@ -406,7 +406,7 @@ def wins_figure(
               "dominated by nobody": table.undominated}
     first = table.iloc[0]
     with mpl.rc_context(STYLE):
-        fig = _figure(7.2, 0.9 + 0.2*len(table), f"Bar charts of wins of {len(table)} methods on {n} networks, ties shared. Most wins in "
+        fig = blank_figure(7.2, 0.9 + 0.2*len(table), f"Bar charts of wins of {len(table)} methods on {n} networks, ties shared. Most wins in "
                       f"compression: {method_of(first.method).label}, {first['wins in compression']:.1f}.")
         for i, (ax, (title, values)) in enumerate(zip(fig.subplots(1, 3, sharey=True), shares.items(), strict=True)):
             ax.barh(range(len(table)), 100*values, color=[family_style(m)["color"] for m in table.method], height=0.7)
@@ -433,7 +433,7 @@ def changes_figure(
     edges, words = np.linspace(-span, span, 33), []
     with mpl.rc_context(STYLE):
         columns = min(3, len(here))
-        fig = _figure(7.2, 0.9 + 1.6*-(-len(here)//columns), "")
+        fig = blank_figure(7.2, 0.9 + 1.6*-(-len(here)//columns), "")
         axes = fig.subplots(-(-len(here)//columns), columns, sharex=True, squeeze=False).ravel()
         for ax in axes[len(here):]: ax.set_visible(False)
         for ax, m in zip(axes, here, strict=False):
@@ -463,7 +463,7 @@ def violations_figure(
     order = noise.groupby("method").broken.mean().sort_values().index
     words = []
     with mpl.rc_context(STYLE):
-        fig = _figure(7.2, 1.3 + 0.2*len(order), "")
+        fig = blank_figure(7.2, 1.3 + 0.2*len(order), "")
         for ax, ((budget, tests), part) in zip(fig.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
             part, places = part.set_index("method").reindex(order), np.arange(len(order))
             ax.barh(places, 100*part["no drop, 97.5 %"], color="#D5D5D5", height=0.7, zorder=1)
@@ -491,7 +491,7 @@ def latency_figure(
     "Time of one forward pass against the number of parameters."
     batches, words = sorted(set(only(latency).batch)), []
     with mpl.rc_context(STYLE):
-        fig = _figure(7.2, 3.8, "")
+        fig = blank_figure(7.2, 3.8, "")
         for ax, batch in zip(fig.subplots(1, len(batches), squeeze=False)[0], batches, strict=True):
             part = latency[latency.batch == batch]
             if rows is not None and len(rows):
@@ -503,8 +503,8 @@ def latency_figure(
             gain = np.exp(np.log(part.microseconds_before/part.microseconds_after).mean())
             words.append(f"at a batch of {batch:g} the compressed networks are {gain:.1f} times faster (geometric mean of {len(part)} "
                          "measurements)")
-            _log_axis(ax, "x", np.concatenate([line.get_xdata() for line in ax.lines]), _plain)
-            _log_axis(ax, "y", np.concatenate([line.get_ydata() for line in ax.lines]), _plain)
+            log_axis(ax, "x", np.concatenate([line.get_xdata() for line in ax.lines]), plain_label)
+            log_axis(ax, "y", np.concatenate([line.get_ydata() for line in ax.lines]), plain_label)
             ax.tick_params(axis="x", labelrotation=30)
             ax.set_title(f"batch of {batch:g} row{'s' if batch > 1 else ''}")
         fig.set_label("Time of a forward pass against parameters: " + "; ".join(words) + ".")
@@ -528,7 +528,7 @@ def oracle_figure(
     gaps = {b: wide["gap"][b].dropna() for b in budgets}
     words = "; ".join(f"at C = {b:g} {method_of(g.idxmin()).label} with {times(g.min())}" for b, g in gaps.items() if len(g))
     with mpl.rc_context(STYLE):
-        fig = _figure(7.2, 1.0 + 0.22*len(order), "Gap to the smallest network within the budget that any method found, "
+        fig = blank_figure(7.2, 1.0 + 0.22*len(order), "Gap to the smallest network within the budget that any method found, "
                       f"{len(order)} methods. Smallest gaps: {words}.")
         ax = fig.subplots()
         for i, b in enumerate(budgets):
@@ -539,7 +539,7 @@ def oracle_figure(
                 ax.plot(middle, y, style["marker"], markerfacecolor=_face(style["color"], i, len(budgets)), markersize=5,
                         markeredgecolor=style["color"])
         ax.axvline(1, color="black", linewidth=1.0)
-        _log_axis(ax, "x", [1.0, *table["gap high"].dropna(), *table.gap.dropna()])
+        log_axis(ax, "x", [1.0, *table["gap high"].dropna(), *table.gap.dropna()])
         _names_axis(ax, [method_of(m).label for m in order])
         ax.set_xlabel("size ÷ the oracle's (geometric mean over data sets with 95 % interval, log scale)")
         fig.legend(handles=[*_families(order), *_faces(budgets)], loc="outside upper center", ncols=4)
@@ -573,7 +573,7 @@ class Page:
 def missing_figure(reason: str) -> Figure:
     "What stands where a figure is missing."
     with mpl.rc_context(STYLE):
-        fig = _figure(5.0, 0.8, f"This figure is not drawn yet: {reason}.")
+        fig = blank_figure(5.0, 0.8, f"This figure is not drawn yet: {reason}.")
         fig.text(0.5, 0.5, f"not drawn yet: {reason}", ha="center", va="center", color="#444444", wrap=True)
     return fig
 
