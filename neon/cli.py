@@ -436,7 +436,7 @@ _HERE = {"bundled": "yes", "folder": "yes, NEON_DATA", "cache": "yes, cache", "d
 def data_list() -> pd.DataFrame: # One line per registered table
     "The registered tables."
     return pd.DataFrame([{
-        "name": info.name, "rows": info.n_rows, "columns": info.n_columns, "classes": info.n_classes or "?",
+        "name": info.name, "rows": info.n_rows or "?", "columns": info.n_columns or "?", "classes": info.n_classes or "?",
         "source": info.source, "here": _HERE[whereabouts(info.name)]} for info in REGISTRY.values()])
 
 # %% ../nbs/9_command/00_cli.ipynb #598fd49f

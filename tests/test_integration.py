@@ -7,15 +7,7 @@ import torch
 from neon.foundations.core import Protocol, TrainingConfig, generator, torch_generator
 from neon.foundations.data import as_dataset, prepare
 from neon.foundations.networks import Architecture, Layer, build_network, load_network, save_network
-from neon.foundations.results import (
-    RESULT_COLUMNS,
-    check_results,
-    check_training,
-    join_pairs,
-    read_results,
-    results_table,
-    write_results,
-)
+from neon.foundations.results import RESULT_COLUMNS, check_results, check_training, read_results, results_table, write_results
 from neon.foundations.training import evaluate, train_networks
 from neon.published.agent import (
     Agent,
@@ -110,8 +102,8 @@ def test_train_prune_compare(data, networks, rules, tmp_path):
             assert trajectory.network.architecture.hidden_widths == widths
         tables[mode] = check_results(result_entries(config, data, range(4), networks, episodes))
     assert (tables[4].compression_ratio > tables[1].compression_ratio).all() and (tables[1].compression_ratio > 1).all()
-    pairs = join_pairs(tables[1], tables[4])
-    assert len(pairs) == 4 and (pairs.accuracy_before_a == pairs.accuracy_before_b).all()
+    pairs = tables[1].merge(tables[4], on=["dataset", "network", "seed"], validate="one_to_one")
+    assert len(pairs) == 4 and (pairs.accuracy_before_x == pairs.accuracy_before_y).all()
     write_results(tables[4], tmp_path/"results.csv")
     assert read_results(tmp_path/"results.csv").equals(tables[4]) and list(tables[4]) == RESULT_COLUMNS
     assert len(results_table(tables[4])) == 6
