@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.common import SEED, Options, Part, say, data_of, plain_row, timed, trained
+from benchmarks.common import SEED, Options, Part, data_of, plain_row, say, timed, trained
 from neon.compress import compress
 from neon.foundations.core import torch_generator
 from neon.foundations.data import PreparedData

@@ -27,15 +27,16 @@ import numpy as np
 import pandas as pd
 
 import neon
-from .compress import COSTS, Compressed, compress
+from .compress import Compressed, all_methods, compress
+from .compression.proposals import COSTS
 from .foundations.core import PROTOCOLS, NeonError, n_workers, read_json, require, single_thread, write_csv
 from .foundations.data import REGISTRY, data_card, load_dataset, measured_facts, read_table, table_name, whereabouts
 from .ecomp.runs import WEIGHTINGS, EcompConfig, run_experiments, weightings_table
 from .published.environment import MENUS
 from .ecomp.evolution import PRESETS
 from .compression.export import report_table, save_compressed, to_onnx
-from .foundations.figures import compression_figure, save_figure
-from .methods.guard import METRICS
+from .compression.figures import compression_figure
+from .foundations.style import save_figure
 from .foundations.networks import DenseNetwork, load_network
 from .foundations.results import read_results, read_training, results_table
 from neon.published.runs import (
@@ -49,7 +50,6 @@ from neon.published.runs import (
 )
 from .compression.search import SearchConfig
 from neon.study.jobs import (
-    STUDY_METHODS,
     StudyConfig,
     base_models,
     failure_file,
@@ -373,8 +373,11 @@ def _compress_options(parser: _Parser) -> None:
     add("--target", metavar="NAME", help="column of classes or values (default: the last)")
     add("--validation", type=Path, metavar="DATA2",
         help="rows that the network was not trained on (default: a part of DATA)")
-    add("--metric", choices=sorted(METRICS),
-        help="what must not drop (default: accuracy, or r2 where the network has one output)")
+    add("--metric", metavar="NAME",
+        help="what must not drop: accuracy, balanced_accuracy, auc, log_loss, r2, or a scorer of scikit-learn such as f1 "
+             "(default: accuracy, or r2 where the network has one output)")
+    add("--method", default="search", metavar="NAME",
+        help="who proposes smaller networks; `neon study methods` lists them (default: search)")
     add("--confidence", type=float, default=0.9, metavar="X",
         help="probability with which the promise holds (default: 0.9)")
     add("--objective", choices=sorted(COSTS), default="parameters", help="what should be small (default: parameters)")
@@ -396,7 +399,7 @@ def _compressed(args: argparse.Namespace, network: DenseNetwork, classes: list |
     read = lambda table: _in_order(*network_table(network, table, args.target), classes, table)
     X, y = read(args.data)
     found = compress(
-        network, X, y, args.budget, validation=read(args.validation) if args.validation else None, metric=args.metric,
+        network, X, y, args.budget, validation=read(args.validation) if args.validation else None, metric=args.metric, method=args.method,
         confidence=args.confidence, objective=args.objective, time_limit=args.time_limit, front=args.front,
         agent=args.agent, search=SearchConfig(effort=args.effort), random_state=args.seed, device=args.device,
         progress=sys.stderr.isatty())
@@ -863,7 +866,7 @@ def _study_options(parser: _Parser) -> None:
           "  neon study run --profile quick\n  neon study methods")
 def _study(args: argparse.Namespace) -> None:
     if args.action == "methods":
-        facts = [{"name": m.name, "label": m.label, "source": m.source} for m in STUDY_METHODS.values()]
+        facts = [{"name": m.name, "label": m.label, "source": m.source} for m in all_methods().values()]
         return print(pd.DataFrame(facts).to_string(index=False))
     config, folder = study_settings(args)
     _STUDY[args.action][0](config, folder, args)
