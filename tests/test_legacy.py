@@ -332,7 +332,7 @@ def test_a_class_of_the_caller_survives(tmp_path, monkeypatch):
 
 
 def test_what_the_original_does_not_know_is_not_written(tmp_path):
-    with pytest.raises(NeonError, match="row 0 has the activation 'gelu'; the original knows relu, tanh, sigmoid"):
+    with pytest.raises(NeonError, match="layer 0 has the activation 'gelu'; the original knows relu, tanh, sigmoid"):
         legacy.write_checkpoint(dense(3, 4, 2, activation="gelu"), tmp_path / "a.pt")
     with pytest.raises(NeonError, match="the output layer has the activation 'relu'"):
         legacy.write_checkpoint(dense(3, 4, 2, output="relu"), tmp_path / "a.pt")
@@ -502,7 +502,7 @@ TINY = {"episodes": 3, "progress": False, "training": TrainingConfig(1, 32)}
 
 def test_a_run_writes_the_files_of_the_original(folder, tmp_path, capsys):
     flags = "--dataset_name=toy --learn_new_layers_only=True --can_do_more_then_one_loop --allowed_reduction_acc=5".split()
-    assert legacy.main(flags, root=tmp_path, **TINY) == 0
+    assert legacy.legacy_main(flags, root=tmp_path, **TINY) == 0
     files = sorted(file.name for file in (tmp_path / "models" / "Reinforce_One_Dataset").iterdir())
     assert files == [f"results_Agent_toy_learn_new_layers_only_True_acc_reduction_5_with_loop_{part}.csv" for part in ("test", "train")]
     sample, read = pd.read_csv(LEGACY / SAMPLE), legacy.read_legacy_folder(folder)
@@ -579,7 +579,7 @@ def test_flags_that_are_wrong_are_named(words, match):
 
 
 def test_help_teaches_every_flag(capsys):
-    assert legacy.main(["--help"]) == legacy.main([]) == 0
+    assert legacy.legacy_main(["--help"]) == legacy.legacy_main([]) == 0
     printed = capsys.readouterr().out
     for flag in ("dataset_name", *DEFAULTS): assert f"--{flag}" in printed
     example = printed.strip().splitlines()[-1].split()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['legacy_usage', 'LegacyCheckpoint', 'open_checkpoint', 'read_checkpoint', 'write_checkpoint', 'read_legacy_data',
            'draw_split', 'write_split', 'LegacyFolder', 'read_legacy_folder', 'write_legacy_folder',
-           'legacy_results_name', 'reinforce', 'parse_legacy_flags', 'main', 'read_legacy_results']
+           'legacy_results_name', 'reinforce', 'read_legacy_results', 'parse_legacy_flags', 'legacy_main']
 
 # %% ../../nbs/3_published/06_legacy.ipynb #59d41fbb
 import contextlib
@@ -30,29 +30,15 @@ import torch
 from sklearn.compose import ColumnTransformer
 from torch import Tensor, nn
 
-from .agent import PUBLISHED_AGENT, Trajectory, compress_networks, train_agent
 from ..foundations.core import NeonError, TrainingConfig, atomic_write, generator, get_protocol, require, write_text
 from ..foundations.data import Encoder, PreparedData, split_rows
-from .environment import EnvConfig, check_fits
 from ..foundations.networks import DenseNetwork, parse_network
 from ..foundations.results import RESULT_COLUMNS
 from ..foundations.training import evaluate
+from .agent import PUBLISHED_AGENT, Trajectory, compress_networks, train_agent
+from .environment import EnvConfig, check_fits
 
 # %% ../../nbs/3_published/06_legacy.ipynb #6eed1cec
-# Storage class of PyTorch -> NumPy type code
-_STORAGES = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "LongStorage": "i8", "IntStorage": "i4",
-             "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?"}
-_LAYERS = {"linear": ["Linear"], "batchnorm": ["BatchNorm1d"], "dropout": ["Dropout"], "container": ["Sequential"],
-           "activation": ["ReLU", "Tanh", "Sigmoid", "Softmax"],
-           "loss": ["CrossEntropyLoss", "NLLLoss", "BCELoss", "BCEWithLogitsLoss", "MSELoss", "L1Loss", "SmoothL1Loss"]}
-_ADMITTED = {
-    "collections.OrderedDict", "__builtin__.set", "builtins.set", "_codecs.encode", "numpy.dtype",
-    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
-    "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter", "torch.nn.backends.thnn._get_thnn_function_backend",
-    *(f"{module}.{storage}" for module in ("torch", "torch.cuda") for storage in _STORAGES),
-    *(f"torch.nn.modules.{module}.{name}" for module, names in _LAYERS.items() for name in names)}
-
-
 class _Record:
     "What a pickle says about one object. It stands for a class or function that is never looked up, let alone run."
     name = ""  # Full name in the pickle, e.g. "torch.nn.modules.linear.Linear"
@@ -65,6 +51,11 @@ class _Record:
     def __setstate__(self, state): self.state = state
     def __setitem__(self, key, value): self.items.append((key, value))
 
+# %% ../../nbs/3_published/06_legacy.ipynb #e493886b
+# Storage class of PyTorch -> NumPy type code
+_STORAGES = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "LongStorage": "i8", "IntStorage": "i4",
+             "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?"}
+
 
 @dataclass(frozen=True)
 class _Storage:
@@ -72,6 +63,18 @@ class _Storage:
     key: str   # Their name in the file
     code: str  # NumPy type code
     count: int # How many
+
+# %% ../../nbs/3_published/06_legacy.ipynb #b73c8546
+_LAYERS = {"linear": ["Linear"], "batchnorm": ["BatchNorm1d"], "dropout": ["Dropout"], "container": ["Sequential"],
+           "activation": ["ReLU", "Tanh", "Sigmoid", "Softmax"],
+           "loss": ["CrossEntropyLoss", "NLLLoss", "BCELoss", "BCEWithLogitsLoss", "MSELoss", "L1Loss", "SmoothL1Loss"]}
+_ADMITTED = {
+    "collections.OrderedDict", "__builtin__.set", "builtins.set", "_codecs.encode", "numpy.dtype",
+    "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
+    "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter",
+    "torch.nn.backends.thnn._get_thnn_function_backend",
+    *(f"{module}.{storage}" for module in ("torch", "torch.cuda") for storage in _STORAGES),
+    *(f"torch.nn.modules.{module}.{name}" for module, names in _LAYERS.items() for name in names)}
 
 # %% ../../nbs/3_published/06_legacy.ipynb #a304be9d
 class _Unpickler(pickle.Unpickler):
@@ -86,17 +89,21 @@ class _Unpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         what = "layer class" if module.startswith("torch.nn.") else "name"
         require(full in _ADMITTED or (module == "__main__" and name.isidentifier()),
-                f"it asks for the {what} {full!r}, which a checkpoint of a dense network does not need; nothing of it was run")
+                f"it asks for the {what} {full!r}, which a checkpoint of a dense network does not need; "
+                "nothing of it was run")
         return self.kinds.setdefault(full, type(name, (_Record,), {"name": full}))
 
     def persistent_load(self, reference: tuple) -> "type | _Storage":
         kind, target, *rest = reference
-        require(isinstance(target, type) and issubclass(target, _Record), "it holds a reference that PyTorch does not write")
+        known = isinstance(target, type) and issubclass(target, _Record)
+        require(known, "it holds a reference that PyTorch does not write")
         if kind == "module": return target
         module, _, storage = target.name.rpartition(".")
-        require(kind == "storage" and module in ("torch", "torch.cuda"), f"it holds a reference of an unknown kind to {target.name!r}")
+        require(kind == "storage" and module in ("torch", "torch.cuda"),
+                f"it holds a reference of an unknown kind to {target.name!r}")
         key, _, count, *view = rest
-        require(isinstance(key, str) and isinstance(count, int) and count >= 0, "it holds a storage without a name or a size")
+        require(isinstance(key, str) and isinstance(count, int) and count >= 0,
+                "it holds a storage without a name or a size")
         require(view in ([], [None]), f"storage {key} is a view of another one, which is not supported")
         return self.storages.setdefault(key, _Storage(key, _STORAGES[storage], count))
 
@@ -107,24 +114,34 @@ _MAX_FILE, _MAX_PICKLE = 2**30, 2**24  # Bytes; the original's largest networks 
 def _pickle_length(content: bytes) -> int:
     "Bytes up to the end of the first pickle; a damaged or absurd one is refused."
     for n, (opcode, argument, _) in enumerate(pickletools.genops(stream := io.BytesIO(content[:_MAX_PICKLE]))):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"): require(argument <= n, "its pickle numbers its objects absurdly")
+        puts = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        require(not puts or argument <= n, "its pickle numbers its objects absurdly")
         require(not opcode.name.startswith("EXT"), "its pickle uses extension codes, which PyTorch does not write")
     return stream.tell()
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #c9de32ea
 def _unpickle(content: bytes) -> tuple[object, dict[str, _Storage], int]:
     "The first pickle in `content` as records, the storages it refers to, and its length in bytes."
     length = _pickle_length(content)
     unpickler = _Unpickler(content[:length])
     return unpickler.load(), unpickler.storages, length
 
+# %% ../../nbs/3_published/06_legacy.ipynb #974e7600
+def _numbers(content: bytes, storage: _Storage, little: bool) -> np.ndarray:
+    "The numbers of a storage, in the byte order of this machine."
+    code = np.dtype(storage.code).newbyteorder("<" if little else ">")
+    require(len(content) == storage.count*code.itemsize, f"storage {storage.key} has {len(content)} bytes, but "
+            f"{storage.count} numbers of {code.itemsize} bytes are expected")
+    return np.frombuffer(content, code).astype(storage.code)
+
 # %% ../../nbs/3_published/06_legacy.ipynb #8c81405c
 def _read_zip(content: bytes) -> tuple[object, dict[str, np.ndarray]]:
     "Records and numbers of a checkpoint in the zip format."
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        require(all(e.compress_type == zipfile.ZIP_STORED for e in entries.values()) and
-                sum(e.file_size for e in entries.values()) <= len(content), "its archive claims to be larger than the file")
+        plain = all(e.compress_type == zipfile.ZIP_STORED for e in entries.values())
+        require(plain and sum(e.file_size for e in entries.values()) <= len(content),
+                "its archive claims to be larger than the file")
         roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
         require(len(roots) == 1, "its archive is not one of PyTorch: no data.pkl")
         tree, storages, _ = _unpickle(archive.read(f"{roots[0]}data.pkl"))
@@ -135,14 +152,6 @@ def _read_zip(content: bytes) -> tuple[object, dict[str, np.ndarray]]:
             require(name in entries, f"storage {key} is missing from its archive")
             numbers[key] = _numbers(archive.read(name), storage, order == b"little")
     return tree, numbers
-
-
-def _numbers(content: bytes, storage: _Storage, little: bool) -> np.ndarray:
-    "The numbers of a storage, in the byte order of this machine."
-    code = np.dtype(storage.code).newbyteorder("<" if little else ">")
-    require(len(content) == storage.count*code.itemsize,
-            f"storage {storage.key} has {len(content)} bytes, but {storage.count} numbers of {code.itemsize} bytes are expected")
-    return np.frombuffer(content, code).astype(storage.code)
 
 # %% ../../nbs/3_published/06_legacy.ipynb #694638b4
 _MAGIC, _VERSION = 0x1950a86a20f9469cfc6c, 1001  # How a PyTorch file before 1.6 begins
@@ -163,40 +172,45 @@ def _read_sequence(content: bytes) -> tuple[object, dict[str, np.ndarray]]:
     little, numbers = machine["little_endian"], {}
     for key in keys:
         count, size = storages[key].count, np.dtype(storages[key].code).itemsize
-        require(struct.unpack_from("<q" if little else ">q", content, start)[0] == count, f"storage {key} has another size than it should")
+        stated, = struct.unpack_from("<q" if little else ">q", content, start)
+        require(stated == count, f"storage {key} has another size than it should")
         start += 8
         numbers[key] = _numbers(content[start:start + count*size], storages[key], little)
         start += count*size
     return tree, numbers
 
+# %% ../../nbs/3_published/06_legacy.ipynb #b14f021a
+def _mapping(value: object) -> dict:
+    "A dictionary, or the record of an ordered one, as a dictionary."
+    if isinstance(value, dict): return value
+    ordered = getattr(value, "name", "") == "collections.OrderedDict"
+    require(ordered, "a dictionary is expected where it has something else")
+    return dict([*(value.args[0] if value.args else []), *value.items])
+
 # %% ../../nbs/3_published/06_legacy.ipynb #a2301286
 def _tensor(value: object, numbers: Mapping[str, np.ndarray], name: str) -> Tensor:
     "The tensor that a record describes, on the CPU."
     if getattr(value, "name", "") == "torch._utils._rebuild_parameter": value = value.args[0]
-    require(getattr(value, "name", "") == "torch._utils._rebuild_tensor_v2", f"{name!r} in its state_dict is not a tensor")
+    require(getattr(value, "name", "") == "torch._utils._rebuild_tensor_v2",
+            f"{name!r} in its state_dict is not a tensor")
     storage, offset, size, stride = value.args[:4]
     array = numbers[storage.key]
-    fits = all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride)) and len(size) == len(stride) and 0 not in size
-    fits = fits and math.prod(size) <= len(array) and offset + sum((n - 1)*s for n, s in zip(size, stride)) < len(array)
+    fits = all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))
+    fits = fits and len(size) == len(stride) and 0 not in size and math.prod(size) <= len(array)
+    fits = fits and offset + sum((n - 1)*s for n, s in zip(size, stride)) < len(array)
     require(fits, f"tensor {name!r} does not fit its storage")
     require(bool(np.isfinite(array).all()), f"tensor {name!r} holds values that are not finite")
     return torch.as_strided(torch.from_numpy(array), size, stride, offset).clone()
 
-
-def _mapping(value: object) -> dict:
-    "A dictionary, or the record of an ordered one, as a dictionary."
-    if isinstance(value, dict): return value
-    require(getattr(value, "name", "") == "collections.OrderedDict", "a dictionary is expected where it has something else")
-    return dict([*(value.args[0] if value.args else []), *value.items])
-
-
+# %% ../../nbs/3_published/06_legacy.ipynb #ff019f50
 def _plain(value: object) -> object:
     "A number as Python has it; NumPy scalars are decoded."
     if not isinstance(value, _Record): return value
     require(value.name.endswith("multiarray.scalar"), f"a number is expected where it has a {value.name}")
     dtype, content = value.args
     text, encoding = content.args
-    require(dtype.args[0] in ("i8", "i4", "f8", "f4", "b1") and encoding == "latin1", "it holds a number of an unknown type")
+    known = dtype.args[0] in ("i8", "i4", "f8", "f4", "b1") and encoding == "latin1"
+    require(known, "it holds a number of an unknown type")
     return np.frombuffer(text.encode("latin1"), np.dtype(dtype.args[0]).newbyteorder(dtype.state[1]))[0].item()
 
 # %% ../../nbs/3_published/06_legacy.ipynb #f33f9924
@@ -207,19 +221,21 @@ def _layers(module: _Record, prefix: str = "", depth: int = 0) -> Iterator[tuple
     if not own and not module.name.endswith(".Sequential"):
         yield prefix.removesuffix("."), module
         return
-    require(depth < 3 and len(children) <= 200, "its modules are nested deeper, or are more, than in any network of the original")
-    require(not own or len(children) == 1, f"{module.name!r} has {len(children)} children, so the order of its layers is unknown; "
-            "expected one Sequential")
+    require(depth < 3 and len(children) <= 200,
+            "its modules are nested deeper, or are more, than in any network of the original")
+    require(not own or len(children) == 1, f"{module.name!r} has {len(children)} children, so the order of its layers "
+            "is unknown; expected one Sequential")
     for name, child in children.items(): yield from _layers(child, f"{prefix}{name}.", depth + 1)
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #d4e3a609
 def _layer(name: str, record: _Record, weights: Mapping[str, Tensor]) -> nn.Module:
     "A fresh layer with the settings of a record and its share of the weights."
     kind, setting = record.name.rpartition(".")[2], lambda key: _plain(record.state[key])
     if kind in ("Linear", "BatchNorm1d"):
         wanted = (setting("out_features"), setting("in_features")) if kind == "Linear" else (setting("num_features"),)
         found = tuple(weights["weight"].shape) if "weight" in weights else "none"
-        require(found == wanted, f"layer {name!r} ({kind}) needs a weight of shape {wanted} in state_dict, found {found}")
+        require(found == wanted,
+                f"layer {name!r} ({kind}) needs a weight of shape {wanted} in state_dict, found {found}")
     if kind == "Linear": layer = nn.Linear(*wanted[::-1], bias="bias" in weights)
     elif kind == "BatchNorm1d": layer = nn.BatchNorm1d(*wanted, eps=setting("eps"))
     elif kind == "Dropout": layer = nn.Dropout(setting("p"))
@@ -227,7 +243,8 @@ def _layer(name: str, record: _Record, weights: Mapping[str, Tensor]) -> nn.Modu
     else: layer = {"ReLU": nn.ReLU, "Tanh": nn.Tanh, "Sigmoid": nn.Sigmoid}.get(kind, lambda: None)()
     require(layer is not None, f"layer {name!r} ({kind}) is not a layer of a dense network")
     try: layer.load_state_dict(weights)
-    except RuntimeError as error: raise NeonError(f"layer {name!r} ({kind}): {str(error).splitlines()[-1].strip()}") from error
+    except RuntimeError as error:
+        raise NeonError(f"layer {name!r} ({kind}): {str(error).splitlines()[-1].strip()}") from error
     return layer
 
 # %% ../../nbs/3_published/06_legacy.ipynb #2eb73ed2
@@ -251,11 +268,11 @@ class LegacyCheckpoint:
     mission_type: str     # "Classification" or "Regression"
     loss: str             # Name of the loss it was trained with, e.g. "CrossEntropyLoss"
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #c905ef3a
 def open_checkpoint(
-    path: str | Path,   # `netX0model.pt`, in the format before PyTorch 1.6 or in that since
+    path: str | Path, # `netX0model.pt`, in the format before PyTorch 1.6 or in that since
 ) -> LegacyCheckpoint:
-    "Read a checkpoint of the original; what is damaged, foreign or asks for other code is a `NeonError`."
+    "Read a checkpoint of the original; what is damaged, foreign or names other code is a `NeonError`."
     path = Path(path)
     try:
         require(path.stat().st_size <= _MAX_FILE, f"it is larger than {_MAX_FILE} bytes")
@@ -267,10 +284,13 @@ def open_checkpoint(
         return LegacyCheckpoint(_network(tree, numbers), str(tree.get("mission_type", "")), loss)
     except NeonError as error: raise NeonError(f"{path} is not a checkpoint that can be read: {error}") from error
     except OSError as error: raise NeonError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error: raise NeonError(f"{path} is damaged, or no checkpoint of PyTorch: {type(error).__name__}") from error
+    except Exception as error:
+        raise NeonError(f"{path} is damaged, or no checkpoint of PyTorch: {type(error).__name__}") from error
 
-
-def read_checkpoint(path: str | Path) -> DenseNetwork:
+# %% ../../nbs/3_published/06_legacy.ipynb #8ea7c105
+def read_checkpoint(
+    path: str | Path, # As of `open_checkpoint`
+) -> DenseNetwork:
     "The network in a checkpoint of the original, in evaluation mode on the CPU."
     return open_checkpoint(path).network
 
@@ -282,31 +302,32 @@ def _sequential(network: DenseNetwork) -> nn.Sequential:
     "The layers of a network in one chain, softmax last."
     described = network.architecture.layers
     for i, layer in enumerate(described[:-1]):
-        require(layer.activation in _LEGACY_ACTIVATIONS,
-                f"row {i} has the activation {layer.activation!r}; the original knows {', '.join(_LEGACY_ACTIVATIONS)}")
-    require(described[-1].activation in ("identity", "softmax"), f"the output layer has the activation {described[-1].activation!r}; "
-            "the original has a softmax there")
+        require(layer.activation in _LEGACY_ACTIVATIONS, f"layer {i} has the activation {layer.activation!r}; "
+                f"the original knows {', '.join(_LEGACY_ACTIVATIONS)}")
+    require(described[-1].activation in ("identity", "softmax"),
+            f"the output layer has the activation {described[-1].activation!r}; the original has a softmax there")
     modules = [m for layer in network.layers for m in (*layer.before, layer.linear, *layer.after, layer.activation)]
     return nn.Sequential(*modules[:-1], nn.Softmax(dim=1))
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #06c506ea
 @contextlib.contextmanager
 def _net_x() -> Iterator[type]:
     "The class `__main__.NetX`, which is there only inside the block."
     main, before = sys.modules["__main__"], vars(sys.modules["__main__"]).get("NetX")
-    main.NetX = type("NetX", (nn.Module,), {"__module__": "__main__", "__qualname__": "NetX", "forward": lambda self, x: self.model(x)})
+    facts = {"__module__": "__main__", "__qualname__": "NetX", "forward": lambda self, x: self.model(x)}
+    main.NetX = type("NetX", (nn.Module,), facts)
     try: yield main.NetX
     finally:
         if before is None: del main.NetX
         else: main.NetX = before
 
-# %% ../../nbs/3_published/06_legacy.ipynb #ea36f93c
+# %% ../../nbs/3_published/06_legacy.ipynb #0606a6dd
 @dataclass(frozen=True)
 class _Numbers:
     "The numbers of a tensor, which the pickle only refers to."
     tensor: Tensor
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #ea36f93c
 class _Pickler(pickle.Pickler):
     "Pickles as PyTorch 1.4 did: numbers are referred to by a name, and their content follows later."
 
@@ -315,7 +336,8 @@ class _Pickler(pickle.Pickler):
         self.tensors: dict[int, tuple[str, Tensor]] = {}
 
     def reducer_override(self, obj: object):
-        if isinstance(obj, nn.Parameter): return torch._utils._rebuild_parameter, (obj.data, obj.requires_grad, OrderedDict())
+        if isinstance(obj, nn.Parameter):
+            return torch._utils._rebuild_parameter, (obj.data, obj.requires_grad, OrderedDict())
         if not isinstance(obj, Tensor): return NotImplemented
         window = (0, tuple(obj.shape), obj.contiguous().stride())
         return torch._utils._rebuild_tensor_v2, (_Numbers(obj), *window, False, OrderedDict())
@@ -326,40 +348,49 @@ class _Pickler(pickle.Pickler):
         storage = {torch.float32: torch.FloatStorage, torch.int64: torch.LongStorage}[tensor.dtype]
         return "storage", storage, key, "cpu", tensor.numel(), None
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #38b2ba44
 def write_checkpoint(
     network: DenseNetwork, # Activations relu, tanh or sigmoid; logits get a softmax, which the original always has
     path: str | Path,      # E.g. `netX0model.pt`
 ) -> None:
     "Write a network as a checkpoint of the original, in the format of its PyTorch 1.4."
     stream = io.BytesIO()
-    machine = {"protocol_version": _VERSION, "little_endian": sys.byteorder == "little", "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    machine = {"protocol_version": _VERSION, "little_endian": sys.byteorder == "little",
+               "type_sizes": {"short": 2, "int": 4, "long": 4}}
     for header in (_MAGIC, _VERSION, machine): pickle.dump(header, stream, 2)
     pickler = _Pickler(stream)
     with _net_x() as kind:
         model = kind()
         model.model = _sequential(parse_network(network))
         model.train()
-        pickler.dump({"model": model, "state_dict": model.state_dict(), "mission_type": "Classification", "loss": nn.CrossEntropyLoss(),
+        pickler.dump({"model": model, "state_dict": model.state_dict(), "mission_type": "Classification",
+                      "loss": nn.CrossEntropyLoss(),
                       "optimizer": torch.optim.Adam(model.parameters(), 1e-3).state_dict()})
     pickle.dump([key for key, _ in pickler.tensors.values()], stream, 2)
-    for _, tensor in pickler.tensors.values(): stream.write(struct.pack("=q", tensor.numel()) + tensor.detach().numpy().tobytes())
+    for _, tensor in pickler.tensors.values():
+        stream.write(struct.pack("=q", tensor.numel()) + tensor.detach().numpy().tobytes())
     with atomic_write(path) as temporary: temporary.write_bytes(stream.getvalue())
+
+# %% ../../nbs/3_published/06_legacy.ipynb #19fcb71c
+def _read_csv(path: Path, **options) -> pd.DataFrame:
+    "A csv file; what cannot be read is a `NeonError` that names it."
+    try: return pd.read_csv(path, **options)
+    except OSError as error: raise NeonError(f"cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise NeonError(f"{path} is not a readable csv: {str(error).strip()}") from error
 
 # %% ../../nbs/3_published/06_legacy.ipynb #7df82ac6
 def _csv_readings(path: Path) -> list[pd.DataFrame]:
     "The ways in which a csv of numbers can be read, the likeliest first."
-    try: raw = pd.read_csv(path, header=None, dtype=str, keep_default_na=False)
-    except OSError as error: raise NeonError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise NeonError(f"{path} is not a readable csv: {str(error).strip()}") from error
+    raw = _read_csv(path, header=None, dtype=str, keep_default_na=False)
     first = [text.strip() for text in raw.iloc[0]]
     index = len(first) > 1 and first[0] in ("", "Unnamed: 0", "index")
-    words, numbered = pd.to_numeric(pd.Series(first), errors="coerce").isna().any(), first == [str(i) for i in range(len(first))]
+    words = pd.to_numeric(pd.Series(first), errors="coerce").isna().any()
+    numbered = first == [str(i) for i in range(len(first))]
     body = raw.iloc[1:, int(index):]
     return [body] if index or words else [body, raw] if numbered else [raw]
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #1714fb67
 def _csv_numbers(path: Path, texts: pd.DataFrame) -> np.ndarray:
     "The cells as finite numbers, (rows, columns) float64."
     numbers = texts.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
@@ -367,7 +398,7 @@ def _csv_numbers(path: Path, texts: pd.DataFrame) -> np.ndarray:
         raise NeonError(f"{path}, line {texts.index[row] + 1}: {texts.iloc[row, column]!r} is not a number below 1e38")
     return numbers
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #a5e04a77
 def _read_pair(x_path: Path, y_path: Path) -> tuple[np.ndarray, np.ndarray]:
     "Features (rows, features) float32 and labels (rows,) int64 of two csv files."
     readings = list(product(_csv_readings(x_path), _csv_readings(y_path)))
@@ -376,29 +407,32 @@ def _read_pair(x_path: Path, y_path: Path) -> tuple[np.ndarray, np.ndarray]:
     require(len(x_text) == len(y_text), f"{x_path} has {len(x_text)} rows, but {y_path.name} has {len(y_text)}")
     y = _csv_numbers(y_path, y_text)
     require(y.shape[1] == 1, f"{y_path} has {y.shape[1]} columns, expected one with the labels")
-    require(bool((y == np.floor(y)).all()), f"{y_path} holds a label that is not a whole number; the original knows classes by number")
+    require(bool((y == np.floor(y)).all()),
+            f"{y_path} holds a label that is not a whole number; the original knows classes by number")
     return _csv_numbers(x_path, x_text).astype(np.float32), y[:, 0].astype(np.int64)
 
 # %% ../../nbs/3_published/06_legacy.ipynb #aef11522
 def _scaled_data(
-    name: str,
-    X: np.ndarray,        # (rows, features) float32, scaled
-    labels: np.ndarray,   # (rows,) int64
-    n_train: int | None,  # The first rows that are the training part; None: split 70/30 as published
-) -> PreparedData:        # With the published splits
+    name: str,           # Of the data set
+    X: np.ndarray,       # (rows, features) float32, scaled
+    labels: np.ndarray,  # (rows,) int64
+    n_train: int | None, # The first rows that are the training part; None: split 70/30 as published
+) -> PreparedData:       # With the published splits
     "Data that is scaled already, split as published."
     low, high = int(labels.min()), int(labels.max())
-    require(1 <= high - low < 10_000, f"{name} has labels from {low} to {high}; expected numbered classes, at least two")
+    require(1 <= high - low < 10_000,
+            f"{name} has labels from {low} to {high}; expected numbered classes, at least two")
     classes, codes = np.arange(low, high + 1), labels - low
     columns = tuple(f"x{i}" for i in range(X.shape[1]))
     frame = pd.DataFrame(X, columns=list(columns))
-    encoder = Encoder(columns, ("numeric",)*len(columns), ColumnTransformer([("number", "passthrough", list(columns))]).fit(frame), columns)
+    transformer = ColumnTransformer([("number", "passthrough", list(columns))]).fit(frame)
+    encoder = Encoder(columns, ("numeric",)*len(columns), transformer, columns)
     split = split_rows(codes, "paper", 0, n_train)
     parts = {f"X_{part}": torch.from_numpy(X[getattr(split, part)]) for part in ("train", "validation", "test")}
     targets = {f"y_{part}": torch.from_numpy(codes[getattr(split, part)]) for part in ("train", "validation", "test")}
     return PreparedData(name, "paper", **parts, **targets, classes=classes, split=split, encoder=encoder)
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #03c17e66
 def read_legacy_data(
     path: str | Path, # Folder of a data set of the original
 ) -> PreparedData:
@@ -407,7 +441,8 @@ def read_legacy_data(
     files = lambda *parts: [path/f"{axis}_{part}.csv" for part in parts for axis in "XY"]
     if all(file.exists() for file in files("train", "val")):
         (X, y), (X_test, y_test) = _read_pair(*files("train")), _read_pair(*files("val"))
-        require(X.shape[1] == X_test.shape[1], f"{path}: X_train.csv has {X.shape[1]} features, but X_val.csv has {X_test.shape[1]}")
+        require(X.shape[1] == X_test.shape[1],
+                f"{path}: X_train.csv has {X.shape[1]} features, but X_val.csv has {X_test.shape[1]}")
         return _scaled_data(path.name, np.concatenate([X, X_test]), np.concatenate([y, y_test]), len(y))
     for file in files("to_train"):
         require(file.exists(), f"{file} does not exist; expected X_to_train.csv and Y_to_train.csv, "
@@ -422,7 +457,7 @@ def _natural(name: str) -> list:
 
 def draw_split(
     names: Sequence[str], # Networks, at least two
-    seed: int = 0,
+    seed: int = 0,        # Of the draw
 ) -> tuple[tuple[str, ...], tuple[str, ...]]: # Train and test networks
     "Put a fifth of the networks, rounded up, aside for testing."
     require(len(names) >= 2, f"a split into train and test networks needs at least two, got {len(names)}")
@@ -430,20 +465,22 @@ def draw_split(
     order = [names[i] for i in generator(seed, "legacy split").permutation(len(names))]
     return tuple(sorted(order[n_test:], key=_natural)), tuple(sorted(order[:n_test], key=_natural))
 
-
-def write_split(path: str | Path, train: Sequence[str], test: Sequence[str]) -> None:
+# %% ../../nbs/3_published/06_legacy.ipynb #b47b5767
+def write_split(
+    path: str | Path,     # Folder of the data set
+    train: Sequence[str], # File names of the networks that train the agent
+    test: Sequence[str],  # ... and of those that test it
+) -> None:
     "Write `train_models.csv` and `test_models.csv` into a folder."
     for part, names in (("train", train), ("test", test)):
         write_text(Path(path)/f"{part}_models.csv", pd.Series(list(names), name="0").to_csv())
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #67ad2465
 def _read_split(path: Path, part: str, names: Sequence[str]) -> tuple[str, ...]:
     "The networks in one of the lists, each of which must be there; none if there is no list."
     file = path/f"{part}_models.csv"
     if not file.exists(): return ()
-    try: listed = [Path(text).name for text in pd.read_csv(file, dtype=str, keep_default_na=False).iloc[:, -1]]
-    except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise NeonError(f"{file} is not a readable csv: {str(error).strip()}") from error
+    listed = [Path(text).name for text in _read_csv(file, dtype=str, keep_default_na=False).iloc[:, -1]]
     for name in listed: require(name in names, f"{file} lists {name!r}, which is not in the folder")
     require(len(listed) == len(set(listed)) > 0, f"{file} is empty or lists a network twice")
     return tuple(listed)
@@ -454,11 +491,11 @@ class LegacyFolder:
     "A data set of the original with its networks."
     name: str                         # Of the folder
     networks: dict[str, DenseNetwork] # By file name, netX2 before netX10
-    data: PreparedData
+    data: PreparedData                # With the published splits
     train: tuple[str, ...]            # File names of the networks that train the agent; empty where there are no lists
     test: tuple[str, ...]             # ... and of those that test it
 
-
+# %% ../../nbs/3_published/06_legacy.ipynb #adce358e
 def read_legacy_folder(
     path: str | Path, # E.g. OneDatasetLearning/Classification/diabetes
 ) -> LegacyFolder:
@@ -479,30 +516,37 @@ def read_legacy_folder(
     require(bool(networks), f"{path} holds no networks (*.pt)")
     train, test = (_read_split(path, part, list(networks)) for part in ("train", "test"))
     require(bool(train) == bool(test), f"{path} has only one of train_models.csv and test_models.csv")
-    require(not set(train) & set(test), f"{path}: {min({*train} & {*test}, default='')!r} is both a train and a test network")
+    both = {*train} & {*test}
+    require(not both, f"{path}: {min(both, default='')!r} is both a train and a test network")
     return LegacyFolder(path.name, networks, data, train, test)
+
+# %% ../../nbs/3_published/06_legacy.ipynb #28f4725d
+def _training_part(data: PreparedData) -> tuple[Tensor, Tensor]:
+    "Train and validation rows, ordered so that the published split takes them apart again: features, labels."
+    X, y = torch.cat([data.X_train, data.X_validation]).cpu(), torch.cat([data.y_train, data.y_validation]).cpu()
+    again = split_rows(np.zeros(len(y) + len(data.y_test), dtype=np.int64), "paper", 0, len(y))
+    if len(again.train) != len(data.y_train): return X, y
+    order = np.argsort(np.concatenate([again.train, again.validation]))
+    return X[order], y[order]
 
 # %% ../../nbs/3_published/06_legacy.ipynb #914f1c29
 def write_legacy_folder(
-    path: str | Path,                                              # E.g. OneDatasetLearning/Classification/diabetes
-    networks: Sequence[DenseNetwork] | Mapping[str, DenseNetwork], # By file name; a sequence becomes netX0model.pt, netX1model.pt, ...
-    data: PreparedData,                                            # What they were trained on; written scaled, as it is
-    seed: int = 0,                                                 # Of the split into train and test networks
+    path: str | Path,   # E.g. OneDatasetLearning/Classification/diabetes
+    networks: Sequence[DenseNetwork] | Mapping[str, DenseNetwork], # By file name; a sequence becomes netX0model.pt, ...
+    data: PreparedData, # What they were trained on; written scaled, as it is
+    seed: int = 0,      # Of the split into train and test networks
 ) -> None:
     "Write data, networks and lists as a folder of the original."
     path = Path(path)
-    if not isinstance(networks, Mapping): networks = {f"netX{i}model.pt": network for i, network in enumerate(networks)}
+    if not isinstance(networks, Mapping): networks = {f"netX{i}model.pt": n for i, n in enumerate(networks)}
     train, test = draw_split(list(networks), seed)
     for name, network in networks.items():
         require(name.endswith(".pt"), f"the network {name!r} needs a file name that ends with .pt")
         check_fits(network, data, name)
     strangers = sorted({file.name for file in path.glob("*.pt")} - set(networks))
-    require(not strangers, f"{path} already holds another network, {strangers[0] if strangers else ''!r}; use an empty folder")
-    X, y = torch.cat([data.X_train, data.X_validation]).cpu(), torch.cat([data.y_train, data.y_validation]).cpu()
-    again = split_rows(np.zeros(len(y) + len(data.y_test), dtype=np.int64), "paper", 0, len(y))
-    if len(again.train) == len(data.y_train):
-        order = np.argsort(np.concatenate([again.train, again.validation]))
-        X, y = X[order], y[order]
+    require(not strangers,
+            f"{path} already holds another network, {strangers[0] if strangers else ''!r}; use an empty folder")
+    X, y = _training_part(data)
     for part, features, labels in (("train", X, y), ("val", data.X_test.cpu(), data.y_test.cpu())):
         write_text(path/f"X_{part}.csv", pd.DataFrame(features.numpy()).to_csv(index=False))
         write_text(path/f"Y_{part}.csv", pd.DataFrame(labels.numpy().astype(float)).to_csv(index=False))
@@ -510,20 +554,20 @@ def write_legacy_folder(
     write_split(path, train, test)
 
 # %% ../../nbs/3_published/06_legacy.ipynb #91f5d229
-_LEGACY_COLUMNS = ["model", "new_acc", "origin_acc", "new_param", "origin_param", "new_model_arch", "origin_model_arch"]
-
-
 def legacy_results_name(
-    dataset: str,
-    new_layers_only: bool,
-    budget: float, # Permissible accuracy drop in percentage points
-    loop: bool,    # Four passes instead of one
-    part: str,     # "train" or "test" networks
+    dataset: str,          # Name of its folder
+    new_layers_only: bool, # After a cut, only the two new layers are trained
+    budget: float,         # Permissible accuracy drop in percentage points
+    loop: bool,            # Four passes instead of one
+    part: str,             # "train" or "test" networks
 ) -> str:
     "File name of a result, as the original forms it."
     budget = int(budget) if float(budget).is_integer() else budget
     setting = f"learn_new_layers_only_{new_layers_only}_acc_reduction_{budget}{'_with_loop' if loop else ''}"
     return f"results_Agent_{dataset}_{setting}_{part}.csv"
+
+# %% ../../nbs/3_published/06_legacy.ipynb #8da81513
+_LEGACY_COLUMNS = ["model", "new_acc", "origin_acc", "new_param", "origin_param", "new_model_arch", "origin_model_arch"]
 
 
 def _pairs(network: DenseNetwork) -> str:
@@ -533,100 +577,120 @@ def _pairs(network: DenseNetwork) -> str:
 
 
 def _legacy_entry(name: str, folder: LegacyFolder, episode: Trajectory) -> dict:
-    "One row of a result file."
+    "One entry of a result file."
     old, new, data = folder.networks[name], episode.network, folder.data
     return {"model": f"./OneDatasetLearning/Classification/{folder.name}/{name}",
             "new_acc": evaluate(new, data.X_test, data.y_test), "origin_acc": evaluate(old, data.X_test, data.y_test),
             "new_param": new.architecture.n_params, "origin_param": old.architecture.n_params,
             "new_model_arch": _pairs(new), "origin_model_arch": _pairs(old)}
 
+# %% ../../nbs/3_published/06_legacy.ipynb #bbec8b66
+def _published_training(prune: bool) -> TrainingConfig:
+    "Training after a cut, as published."
+    training = get_protocol("paper").step_training
+    return training.replace(epochs=10) if prune else training
+
+# %% ../../nbs/3_published/06_legacy.ipynb #9e4eafc6
+def _legacy_parts(path: Path, folder: LegacyFolder, split: bool, seed: int) -> dict[str, tuple[str, ...]]:
+    "File names of the train and test networks: as listed, or drawn and written down."
+    if folder.train and not split: return {"train": folder.train, "test": folder.test}
+    train, test = draw_split(list(folder.networks), seed)
+    write_split(path, train, test)
+    return {"train": train, "test": test}
+
 # %% ../../nbs/3_published/06_legacy.ipynb #c562f65a
 def reinforce(
-    dataset_name: str,                     # Folder below OneDatasetLearning/Classification
-    learn_new_layers_only: bool = False,   # After a cut, train only the two new layers? The published settings: yes
-    split: bool = False,                   # Draw the train and test networks anew?
-    allowed_reduction_acc: float = 1,      # Permissible accuracy drop C in percentage points
+    dataset_name: str,                       # Folder below OneDatasetLearning/Classification
+    learn_new_layers_only: bool = False,     # After a cut, train only the two new layers? The published settings: yes
+    split: bool = False,                     # Draw the train and test networks anew?
+    allowed_reduction_acc: float = 1,        # Permissible accuracy drop C in percentage points
     can_do_more_then_one_loop: bool = False, # Four passes over the layers instead of one
-    prune: bool = False,                   # Remove the units of smallest L1 norm instead of replacing the layer
-    root: str | Path = ".",                # Folder that holds OneDatasetLearning and models
-    seed: int = 0,
-    episodes: int | None = None,           # Exactly so many; None: the published rule
-    workers: int = 1,                      # Processes that play; the numbers do not depend on it
-    progress: bool = True,                 # Show a progress bar?
-    training: TrainingConfig | None = None, # What follows a cut; None: as published
-) -> dict[str, Path]:                      # The files written: "train" and "test"
+    prune: bool = False,                     # Remove the units of smallest L1 norm instead of replacing the layer
+    root: str | Path = ".",                  # Folder that holds OneDatasetLearning and models
+    seed: int = 0,                           # Of everything
+    episodes: int | None = None,             # Exactly so many; None: the published rule
+    workers: int = 1,                        # Processes that run episodes; the numbers do not depend on it
+    progress: bool = True,                   # Show a progress bar?
+    training: TrainingConfig | None = None,  # What follows a cut; None: as published
+) -> dict[str, Path]:                        # The files written: "train" and "test"
     "Train an agent on one data set of the original's layout and write its two result files."
     plain = Path(dataset_name).name == dataset_name and "\\" not in dataset_name and dataset_name not in ("", "..")
     require(plain, f"{dataset_name!r} is not the plain name of a folder")
-    config = EnvConfig(allowed_reduction_acc, passes=4 if can_do_more_then_one_loop else 1, recovery="slice" if prune else "replace",
-                       new_layers_only=learn_new_layers_only, credit="width", probe_rows=3000,
-                       training=training or _published_training(prune))
+    config = EnvConfig(allowed_reduction_acc, passes=4 if can_do_more_then_one_loop else 1,
+                       recovery="slice" if prune else "replace", new_layers_only=learn_new_layers_only,
+                       credit="width", probe_rows=3000, training=training or _published_training(prune))
     learning = PUBLISHED_AGENT.replace(episodes=episodes)
     path = Path(root)/"OneDatasetLearning"/"Classification"/dataset_name
     folder = read_legacy_folder(path)
-    parts = {"train": folder.train, "test": folder.test}
-    if split or not folder.train:
-        parts = dict(zip(parts, draw_split(list(folder.networks), seed)))
-        write_split(path, **parts)
+    parts = _legacy_parts(path, folder, split, seed)
     chosen = {part: [folder.networks[name] for name in names] for part, names in parts.items()}
     agent = train_agent(chosen["train"], folder.data, config, learning, seed, workers, progress=progress)
-    played = {part: compress_networks(agent.actor, chosen[part], folder.data, config, seed, workers=workers) for part in parts}
+    compressed = {part: compress_networks(agent.actor, chosen[part], folder.data, config, seed, workers=workers)
+                  for part in parts}
     files = {}
     for part, names in parts.items():
-        rows = [_legacy_entry(name, folder, episode) for name, (episode, _) in zip(names, played[part], strict=True)]
-        name = legacy_results_name(dataset_name, learn_new_layers_only, allowed_reduction_acc, can_do_more_then_one_loop, part)
+        entries = [_legacy_entry(name, folder, episode)
+                   for name, (episode, _) in zip(names, compressed[part], strict=True)]
+        name = legacy_results_name(dataset_name, learn_new_layers_only, allowed_reduction_acc,
+                                   can_do_more_then_one_loop, part)
         files[part] = Path(root)/"models"/"Reinforce_One_Dataset"/name
-        write_text(files[part], pd.DataFrame(rows, columns=_LEGACY_COLUMNS).to_csv())
+        write_text(files[part], pd.DataFrame(entries, columns=_LEGACY_COLUMNS).to_csv())
     return files
 
+# %% ../../nbs/3_published/06_legacy.ipynb #105bee65
+def _widths(text: str) -> tuple[int, ...]:
+    "Widths of an architecture printed as (inputs, outputs) pairs."
+    plain = re.sub(r"np\.int\d+\((\d+)\)", r"\1", str(text))
+    pairs = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+), (\d+)\)", plain)]
+    joined = bool(pairs) and all(a[1] == b[0] for a, b in zip(pairs, pairs[1:], strict=False))
+    require(joined and plain.strip() == str(pairs),
+            f"cannot read the architecture {text!r}; expected pairs such as [(8, 100), (100, 2)]")
+    return (pairs[0][0], *(outputs for _, outputs in pairs))
 
-def _published_training(prune: bool) -> TrainingConfig:
-    "Training after a cut: 100 epochs at most, 10 after removing units."
-    training = get_protocol("paper").step_training
-    return training.replace(epochs=10) if prune else training
+# %% ../../nbs/3_published/06_legacy.ipynb #090779fd
+def _result_numbers(path: Path, column: pd.Series) -> pd.Series:
+    "A column of numbers, none missing and none negative."
+    numbers = pd.to_numeric(column, errors="coerce")
+    require(bool((numbers >= 0).all()),
+            f"{path}: column {column.name!r} holds something that is not a number of at least 0")
+    return numbers
+
+# %% ../../nbs/3_published/06_legacy.ipynb #35ba71a4
+_FILE_NAME = re.compile(
+    r"results_Agent_(?:warmup_)?(?P<dataset>.+)_learn_new_layers_only_(?:True|False)_acc_reduction_"
+    r"(?P<budget>\d+(?:\.\d+)?)(?P<loop>_with_loop)?_(?:train|test)\.csv")
+_RESULT_NAMES = {"accuracy_before": "origin_acc", "accuracy_after": "new_acc", "parameters_before": "origin_param",
+                 "parameters_after": "new_param", "seconds": "evaluation_time"}  # Column of ours -> of theirs
+
+
+def read_legacy_results(
+    path: str | Path, # A csv of the original
+) -> pd.DataFrame:    # One entry per network; those columns of `RESULT_COLUMNS` that the file and its name tell
+    "Read a result file of the original's format."
+    path = Path(path)
+    table = _read_csv(path)
+    for column in _LEGACY_COLUMNS:
+        require(column in table, f"{path} has no column {column!r}; expected {_LEGACY_COLUMNS}")
+    names = table["true_model" if "true_model" in table else "model"].astype(str)
+    entries = pd.DataFrame({"network": [Path(name).name.removesuffix(".pt") for name in names]})
+    for ours, theirs in _RESULT_NAMES.items():
+        if theirs in table: entries[ours] = _result_numbers(path, table[theirs])
+    entries["compression_ratio"] = entries["parameters_before"]/entries["parameters_after"]
+    for ours, theirs in (("before", "origin_model_arch"), ("after", "new_model_arch")):
+        try: widths = [_widths(text) for text in table[theirs]]
+        except NeonError as error: raise NeonError(f"{path}: {error}") from None
+        entries[f"architecture_{ours}"] = ["-".join(map(str, w)) for w in widths]
+        entries[f"macs_{ours}"] = [sum(m*n for m, n in zip(w, w[1:], strict=False)) for w in widths]
+    if match := _FILE_NAME.fullmatch(path.name):
+        passes = 4 if match["loop"] else 1
+        entries = entries.assign(dataset=match["dataset"], budget=float(match["budget"]), passes=passes)
+    return entries[[column for column in RESULT_COLUMNS if column in entries]]
 
 # %% ../../nbs/3_published/06_legacy.ipynb #be0fdade
 _FLAGS = {"dataset_name": None, "learn_new_layers_only": False, "split": False, "allowed_reduction_acc": 1,
           "can_do_more_then_one_loop": False, "prune": False}  # Flag -> value where it is not given
 
-legacy_usage = """\
-neon reinforce --dataset_name=NAME [flags]
-
-Train an agent on one data set, with the flags and files of the original NEON.
-
-  --dataset_name=NAME             folder OneDatasetLearning/Classification/NAME: networks (*.pt), X_train.csv, Y_train.csv,
-                                  X_val.csv, Y_val.csv (or X_to_train.csv, Y_to_train.csv), train_models.csv, test_models.csv
-  --learn_new_layers_only         after a cut, train the two new layers only; without it the whole network (slower)
-  --allowed_reduction_acc=C       permissible accuracy drop in percentage points; 1 or 5 are usual (default 1)
-  --can_do_more_then_one_loop     four passes over the layers instead of one: smaller networks, four times the work
-  --split                         draw the train and test networks anew (4:1) and write the two lists
-  --prune                         remove the units of smallest L1 norm instead of replacing layers by fresh ones
-
-A switch can be written --split, --split=True, --split=False or --split False; without it, it is off.
-Results: models/Reinforce_One_Dataset/results_Agent_NAME_learn_new_layers_only_..._{train,test}.csv
-The published settings:
-
-  neon reinforce --dataset_name=diabetes --learn_new_layers_only=True --can_do_more_then_one_loop --allowed_reduction_acc=5
-"""
-
-
-def parse_legacy_flags(
-    argv: Sequence[str], # Words after `neon reinforce`
-) -> dict:               # Arguments of `reinforce`
-    "Understand the original's flags."
-    words, given = list(argv), {}
-    while words:
-        flag, equals, value = words.pop(0).partition("=")
-        name = flag.removeprefix("--")
-        if not flag.startswith("--") or name not in _FLAGS:
-            raise NeonError(f"unknown flag {flag!r}; did you mean '--{difflib.get_close_matches(name, _FLAGS, 1, 0)[0]}'?")
-        require(name not in given, f"--{name} is given twice")
-        if not equals: value = words.pop(0) if words and not words[0].startswith("--") else None
-        given[name] = _flag_value(name, value)
-    require("dataset_name" in given, "--dataset_name=NAME is missing: the folder below OneDatasetLearning/Classification")
-    return {**_FLAGS, **given}
-
-
+# %% ../../nbs/3_published/06_legacy.ipynb #d9ef8c15
 def _flag_value(name: str, value: str | None) -> bool | float | str:
     "The value of a flag: a switch, the budget, or a name."
     if isinstance(_FLAGS[name], bool):
@@ -641,8 +705,50 @@ def _flag_value(name: str, value: str | None) -> bool | float | str:
     require(0 <= budget <= 100, f"--{name} is a drop in percentage points from 0 to 100, got {value!r}")
     return int(budget) if budget.is_integer() else budget
 
+# %% ../../nbs/3_published/06_legacy.ipynb #b58f38e7
+def parse_legacy_flags(
+    argv: Sequence[str], # Words after `neon reinforce`
+) -> dict:               # Arguments of `reinforce`
+    "Understand the original's flags."
+    words, given = list(argv), {}
+    while words:
+        flag, equals, value = words.pop(0).partition("=")
+        name = flag.removeprefix("--")
+        if not flag.startswith("--") or name not in _FLAGS:
+            near = difflib.get_close_matches(name, _FLAGS, 1, 0)[0]
+            raise NeonError(f"unknown flag {flag!r}; did you mean '--{near}'?")
+        require(name not in given, f"--{name} is given twice")
+        if not equals: value = words.pop(0) if words and not words[0].startswith("--") else None
+        given[name] = _flag_value(name, value)
+    require("dataset_name" in given,
+            "--dataset_name=NAME is missing: the folder below OneDatasetLearning/Classification")
+    return {**_FLAGS, **given}
+
+# %% ../../nbs/3_published/06_legacy.ipynb #5c5791fb
+legacy_usage = """\
+neon reinforce --dataset_name=NAME [flags]
+
+Train an agent on one data set, with the flags and files of the original NEON.
+
+  --dataset_name=NAME             folder OneDatasetLearning/Classification/NAME: networks (*.pt), X_train.csv,
+                                  Y_train.csv, X_val.csv, Y_val.csv (or X_to_train.csv, Y_to_train.csv),
+                                  train_models.csv, test_models.csv
+  --learn_new_layers_only         after a cut, train the two new layers only; without it the whole network (slower)
+  --allowed_reduction_acc=C       permissible accuracy drop in percentage points; 1 or 5 are usual (default 1)
+  --can_do_more_then_one_loop     four passes over the layers instead of one: smaller networks, four times the work
+  --split                         draw the train and test networks anew (4:1) and write the two lists
+  --prune                         remove the units of smallest L1 norm instead of replacing layers by fresh ones
+
+A switch can be written --split, --split=True, --split=False or --split False; without it, it is off.
+Results: models/Reinforce_One_Dataset/results_Agent_NAME_learn_new_layers_only_..._{train,test}.csv
+The published settings:
+
+  neon reinforce --dataset_name=diabetes --learn_new_layers_only=True --can_do_more_then_one_loop \\
+                 --allowed_reduction_acc=5
+"""
+
 # %% ../../nbs/3_published/06_legacy.ipynb #cdd857c9
-def main(
+def legacy_main(
     argv: Sequence[str], # Words after `neon reinforce`
     **options,           # Further arguments of `reinforce`, e.g. root or workers
 ) -> int:                # Exit status
@@ -651,54 +757,8 @@ def main(
         print(legacy_usage, end="")
         return 0
     for part, file in reinforce(**parse_legacy_flags(argv), **options).items():
-        rows = read_legacy_results(file)
-        change = 100*(rows["accuracy_after"] - rows["accuracy_before"]).mean()
-        print(f"{part}: {len(rows)} networks, mean compression {rows['compression_ratio'].mean():.2f}x, "
+        entries = read_legacy_results(file)
+        change = 100*(entries["accuracy_after"] - entries["accuracy_before"]).mean()
+        print(f"{part}: {len(entries)} networks, mean compression {entries['compression_ratio'].mean():.2f}x, "
               f"mean accuracy change {change:+.2f} points: {file}")
     return 0
-
-# %% ../../nbs/3_published/06_legacy.ipynb #105bee65
-def _widths(text: str) -> tuple[int, ...]:
-    "Widths of an architecture printed as (inputs, outputs) pairs."
-    plain = re.sub(r"np\.int\d+\((\d+)\)", r"\1", str(text))
-    pairs = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+), (\d+)\)", plain)]
-    joined = bool(pairs) and all(a[1] == b[0] for a, b in zip(pairs, pairs[1:], strict=False))
-    require(joined and plain.strip() == str(pairs), f"cannot read the architecture {text!r}; expected pairs such as [(8, 100), (100, 2)]")
-    return (pairs[0][0], *(outputs for _, outputs in pairs))
-
-
-_FILE_NAME = re.compile(r"results_Agent_(?:warmup_)?(?P<dataset>.+)_learn_new_layers_only_(?:True|False)_acc_reduction_"
-                        r"(?P<budget>\d+(?:\.\d+)?)(?P<loop>_with_loop)?_(?:train|test)\.csv")
-
-
-def read_legacy_results(
-    path: str | Path, # A csv of the original
-) -> pd.DataFrame:    # One row per network; those columns of `RESULT_COLUMNS` that the file and its name tell
-    "Read a result file of the original's format."
-    path = Path(path)
-    try: table = pd.read_csv(path)
-    except OSError as error: raise NeonError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise NeonError(f"{path} is not a readable csv: {str(error).strip()}") from error
-    for column in _LEGACY_COLUMNS: require(column in table, f"{path} has no column {column!r}; expected {_LEGACY_COLUMNS}")
-    names = table["true_model" if "true_model" in table else "model"].astype(str)
-    rows = pd.DataFrame({"network": [Path(name).name.removesuffix(".pt") for name in names]})
-    for ours, theirs in (("accuracy_before", "origin_acc"), ("accuracy_after", "new_acc"),
-                         ("parameters_before", "origin_param"), ("parameters_after", "new_param"), ("seconds", "evaluation_time")):
-        if theirs in table: rows[ours] = _result_numbers(path, table[theirs])
-    rows["compression_ratio"] = rows["parameters_before"]/rows["parameters_after"]
-    for ours, theirs in (("before", "origin_model_arch"), ("after", "new_model_arch")):
-        try: widths = [_widths(text) for text in table[theirs]]
-        except NeonError as error: raise NeonError(f"{path}: {error}") from None
-        rows[f"architecture_{ours}"] = ["-".join(map(str, w)) for w in widths]
-        rows[f"macs_{ours}"] = [sum(m*n for m, n in zip(w, w[1:], strict=False)) for w in widths]
-    if match := _FILE_NAME.fullmatch(path.name):
-        rows = rows.assign(dataset=match["dataset"], budget=float(match["budget"]), passes=4 if match["loop"] else 1)
-    return rows[[column for column in RESULT_COLUMNS if column in rows]]
-
-
-def _result_numbers(path: Path, column: pd.Series) -> pd.Series:
-    "A column of numbers, none missing and none negative."
-    numbers = pd.to_numeric(column, errors="coerce")
-    require(bool((numbers >= 0).all()), f"{path}: column {column.name!r} holds something that is not a number of at least 0")
-    return numbers

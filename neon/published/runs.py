@@ -17,18 +17,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from neon.published.agent import (
-    PUBLISHED_AGENT,
-    Agent,
-    AgentConfig,
-    Trajectory,
-    compress_blindly,
-    compress_networks,
-    load_agent,
-    plan_spread,
-    save_agent,
-    train_agent,
-)
 from neon.foundations.core import (
     Config,
     NeonError,
@@ -46,10 +34,22 @@ from neon.foundations.core import (
     write_json,
 )
 from ..foundations.data import PreparedData, load_dataset, prepare
-from .environment import MENUS, EnvConfig
 from ..foundations.networks import DenseNetwork, build_network, load_network, random_architecture, save_network
 from ..foundations.results import geometric_mean, result_entry, write_results, write_training
 from ..foundations.training import evaluate, plan_stacks, train_stack
+from neon.published.agent import (
+    PUBLISHED_AGENT,
+    Agent,
+    AgentConfig,
+    Trajectory,
+    compress_blindly,
+    compress_networks,
+    load_agent,
+    plan_spread,
+    save_agent,
+    train_agent,
+)
+from .environment import MENUS, EnvConfig
 
 # %% ../../nbs/3_published/05_runs.ipynb #6be402dd
 def draw_network(
