@@ -743,8 +743,7 @@ A switch can be written --split, --split=True, --split=False or --split False; w
 Results: models/Reinforce_One_Dataset/results_Agent_NAME_learn_new_layers_only_..._{train,test}.csv
 The published settings:
 
-  neon reinforce --dataset_name=diabetes --learn_new_layers_only=True --can_do_more_then_one_loop \\
-                 --allowed_reduction_acc=5
+  neon reinforce --dataset_name=diabetes --learn_new_layers_only --can_do_more_then_one_loop --allowed_reduction_acc=5
 """
 
 # %% ../../nbs/3_published/06_legacy.ipynb #cdd857c9
