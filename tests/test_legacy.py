@@ -541,7 +541,8 @@ def test_a_run_writes_the_files_of_the_original(folder, tmp_path, capsys):
             assert entry.origin_acc == pytest.approx(float(hits))
         entries = legacy.read_legacy_results(path)
         assert entries["network"].tolist() == [name.removesuffix(".pt") for name in names]
-        assert (entries["passes"] == 4).all() and (entries["budget"] == 5).all() and (entries["compression_ratio"] >= 1).all()
+        assert (entries["passes"] == 4).all() and (entries["budget"] == 5).all()
+        assert (entries["compression_ratio"] >= 1).all()
     printed = capsys.readouterr().out
     assert "test: 1 networks, mean compression" in printed and "train: 4 networks" in printed
 
