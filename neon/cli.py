@@ -166,7 +166,7 @@ def _act(argv: list[str]) -> None:
     "Do what the command line says."
     words = [word for word in argv if word != "--debug"]
     if words[:1] == ["reinforce"]:
-        from neon.published.legacy import main as reinforce
+        from neon.published.legacy import legacy_main as reinforce
         raise SystemExit(reinforce(words[1:], workers=n_workers()))
     args, unknown = build_parser().parse_known_args(argv)
     if unknown: args.parser.unknown(unknown)
