@@ -203,7 +203,7 @@ def evaluate_agent(
     fold: int = 0,                                   # For the column of that name
     seed: int = 0,                                   # Of the trainings, and of chance
 ) -> pd.DataFrame:                                   # `AGENT_COLUMNS`
-    "The frozen agent (also with all features, or shown a stranger's state), chance, a rule, schedules: on every network."
+    "The frozen agent (also with all features, or shown a stranger's state), chance, a rule, schedules; all networks."
     entries = []
     for budget in budgets:
         seen = {o[0].task.name: recorded(agent, o, budget, seed) for o in unseen}
