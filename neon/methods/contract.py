@@ -103,7 +103,7 @@ class Task(Config):
 
     @property
     def metric(self) -> str:
-        "How they are measured, unless something else is asked for."
+        "How they are measured, unless something else is wanted."
         return "accuracy" if self.kind == "classes" else "r2"
 
 # %% ../../nbs/2_methods/01_contract.ipynb #92f20799
@@ -295,6 +295,7 @@ class MethodConfig(Config):
     def __post_init__(self):
         require(len(self.budgets) >= 1, "give at least one budget")
         require(list(self.budgets) == sorted(set(self.budgets)), f"budgets must rise, got {self.budgets}")
+        require(self.effort > 0, f"effort must be positive, got {self.effort}")
         require(self.time_limit is None or self.time_limit > 0,
                 f"time_limit must be None or positive, got {self.time_limit}")
         self.training()
