@@ -5,11 +5,19 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from neon.ecomp.published import Individual, Parent, fitness, l1_population, recombine_blocks, score_population, selection_probabilities
+from neon.ecomp.published import (
+    Individual,
+    Parent,
+    fitness,
+    l1_population,
+    recombine_blocks,
+    score_population,
+    selection_probabilities,
+)
 from neon.ecomp.similarity import SimilarityLoss
 from neon.foundations.networks import Architecture, Layer, build_network
 
-ROWS = ("layer_1_linear", "layer_2_linear", "output")
+LAYERS = ("layer_1_linear", "layer_2_linear", "output")
 KINDS = {"w021": (0, 2, 1), "w121": (1, 2, 1), "w100": (1, 0, 0)}
 
 
@@ -20,7 +28,7 @@ def recorded(root):
 
 
 def individual(arrays: dict, prefix: str) -> Individual:
-    weights, biases = ([torch.from_numpy(arrays[f"{prefix}.{layer}.{part}"]) for layer in ROWS] for part in ("weight", "bias"))
+    weights, biases = ([torch.from_numpy(arrays[f"{prefix}.{layer}.{part}"]) for layer in LAYERS] for part in ("weight", "bias"))
     return Individual(tuple(weights), tuple(biases), tuple(torch.arange(len(b)) for b in biases[:-1]))
 
 
@@ -40,7 +48,7 @@ def test_initial_population_is_the_published_one(small_population):
     arrays, _, population = small_population
     for i, net in enumerate(population):
         recorded_net = individual(arrays, f"net{i}")
-        for r in range(2): assert net.origins[r].tolist() == sorted(arrays[f"net{i}.kept{r + 1}"].tolist())
+        for r in range(2): assert net.units[r].tolist() == sorted(arrays[f"net{i}.kept{r + 1}"].tolist())
         for ours, theirs in zip((*net.weights, *net.biases), (*recorded_net.weights, *recorded_net.biases), strict=True):
             assert_close(ours, theirs, rtol=0, atol=0)
 

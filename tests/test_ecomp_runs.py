@@ -147,7 +147,7 @@ def test_names_of_layers():
     ({"preset": "papr"}, "unknown preset 'papr'"), ({"hidden": ()}, "one width of at least 1 per layer"), ({"hidden": (3, 0)}, "one width"),
     ({"pop_size": 1}, "at least 2 members"), ({"mutation_rate": 2.0}, "mutation_rate is a probability"), ({"seed": -1}, "seed must be"),
     ({"loss_weights": (1, 2)}, "weights are three numbers"), ({"parent_epochs": -1}, "parent_epochs must be"),
-    ({"preset": "neon", "batch_size": 50}, "judges on fixed rows"),
+    ({"preset": "neon", "batch_size": 50}, "evaluates on fixed rows"),
     ({"preset": "neon", "recombination_layers": ("output",)}, "layer by layer"),
 ])
 def test_impossible_settings(wrong, message):
@@ -195,10 +195,10 @@ def test_weights_do_not_change_where_a_run_begins(finished):
 def test_interrupted_in_the_second_run(finished, begun, data, monkeypatch):
     before, calls = evolution._next, []
 
-    def interrupted(state, ground):
+    def interrupted(state, search):
         calls.append(1)
         if len(calls) > SMALL.generations + 3: raise KeyboardInterrupt
-        before(state, ground)
+        before(state, search)
 
     monkeypatch.setattr(evolution, "_next", interrupted)
     options = {"data": data, "progress": False, "every": 2}
@@ -208,7 +208,7 @@ def test_interrupted_in_the_second_run(finished, begun, data, monkeypatch):
     (begun/"results"/f"2001-01-01{result.name[10:]}").write_text(result.read_text())
     stamp = result.stat().st_mtime_ns
 
-    monkeypatch.setattr(evolution, "_next", lambda state, ground: (calls.append(2), before(state, ground)))
+    monkeypatch.setattr(evolution, "_next", lambda state, search: (calls.append(2), before(state, search)))
     run_experiments(SMALL, ("021", "121"), 2, begun, workers=1, **options)
     assert calls.count(2) == 3*SMALL.generations - 2, "the search did not go on from its last save"
     assert result.stat().st_mtime_ns == stamp, "a finished run was repeated"

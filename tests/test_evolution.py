@@ -8,7 +8,7 @@ from sklearn.datasets import load_diabetes
 from torch import nn
 
 import neon.ecomp.evolution
-from neon.ecomp.evolution import PRESETS, EvolutionConfig, Ground, evolve, get_preset
+from neon.ecomp.evolution import PRESETS, EvolutionConfig, EvolutionData, evolve, get_preset
 from neon.ecomp.operators import (
     Teacher,
     crowding_distance,
@@ -17,7 +17,7 @@ from neon.ecomp.operators import (
     recombine_aligned,
     survivors,
     with_linear_layers,
-    with_origins,
+    with_units,
 )
 from neon.ecomp.published import (
     CRITERIA,
@@ -41,7 +41,7 @@ NORMS = st.sampled_from([(), (), ("batchnorm",), ("dropout",), ("batchnorm", "dr
 
 @st.composite
 def parents(draw) -> DenseNetwork:
-    "A network of 1 to 4 hidden rows of any widths, whose batch norms have seen something."
+    "A network of 1 to 4 hidden layers of any widths, whose batch norms have seen something."
     hidden = [Layer(draw(st.integers(1, 12)), draw(st.sampled_from(["relu", "tanh", "sigmoid"])), draw(NORMS), draw(NORMS),
                   bias=draw(st.booleans())) for _ in range(draw(st.integers(1, 4)))]
     layers = (*hidden, Layer(draw(st.integers(1, 4)), draw(st.sampled_from(["identity", "softmax"]))))
@@ -69,17 +69,17 @@ def labels_for(parent: Parent, n: int = 60) -> torch.Tensor:
 
 
 def same(a: Individual, b: Individual) -> bool:
-    tensors = lambda i: (*i.weights, *i.biases, *i.origins)
+    tensors = lambda i: (*i.weights, *i.biases, *i.units)
     return len(tensors(a)) == len(tensors(b)) and all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
 
 
 def fits(individual: Individual, parent: Parent) -> bool:
-    "Do all shapes agree with each other, and do the origins exist, each once?"
+    "Do all shapes agree with each other, and do the units exist, each once?"
     widths = (parent.architecture.n_inputs, *individual.hidden_widths, parent.architecture.n_outputs)
     shapes = all(W.shape == (n_out, n_in) and b.shape == (n_out,) for W, b, n_in, n_out
                  in zip(individual.weights, individual.biases, widths, widths[1:], strict=False))
-    return shapes and all(len(o) == w and 0 <= o.min() and o.max() < whole for o, w, whole
-                          in zip(individual.origins, individual.hidden_widths, parent.architecture.hidden_widths, strict=True))
+    return shapes and all(len(u) == w and 0 <= u.min() and u.max() < whole for u, w, whole
+                          in zip(individual.units, individual.hidden_widths, parent.architecture.hidden_widths, strict=True))
 
 
 # Individuals
@@ -149,8 +149,8 @@ def test_aligned_children_have_every_unit_once(network, seed):
         a, b = pruned(parent, rng), pruned(parent, rng)
         child = recombine_aligned(a, b, parent, rows_for(parent), rng)
         assert fits(child, parent)
-        for origins, first, second in zip(child.origins, a.origins, b.origins, strict=True):
-            assert len(origins.unique()) == len(origins) and set(origins.tolist()) <= {*first.tolist(), *second.tolist()}
+        for units, first, second in zip(child.units, a.units, b.units, strict=True):
+            assert len(units.unique()) == len(units) and set(units.tolist()) <= {*first.tolist(), *second.tolist()}
 
 
 @few
@@ -168,10 +168,10 @@ def test_aligned_children_have_widths_between_those_of_their_parents(network, se
 def test_units_can_be_exchanged_and_put_back(network, seed):
     parent, rng = Parent(network), generator(seed, "mix")
     child = mutate_weights(pruned(parent, rng), rng)
-    assert same(with_origins(child, parent, child.origins), child)
-    whole = with_origins(child, parent, parent.individual.origins)
-    assert whole.hidden_widths == parent.individual.hidden_widths and same(with_origins(whole, parent, child.origins), child)
-    assert same(with_origins(pruned(parent, rng), parent, parent.individual.origins), parent.individual)
+    assert same(with_units(child, parent, child.units), child)
+    whole = with_units(child, parent, parent.individual.units)
+    assert whole.hidden_widths == parent.individual.hidden_widths and same(with_units(whole, parent, child.units), child)
+    assert same(with_units(pruned(parent, rng), parent, parent.individual.units), parent.individual)
 
 
 @few
@@ -182,7 +182,7 @@ def test_mutated_widths_stay_within_the_parent(network, seed):
     for _ in range(8):
         child = mutate_widths(child, parent, places, rng, spread=0.5)
         assert fits(child, parent) and min(child.hidden_widths) >= 1
-        assert all(len(o.unique()) == len(o) for o in child.origins)
+        assert all(len(u.unique()) == len(u) for u in child.units)
 
 
 # Repair
@@ -192,9 +192,9 @@ def test_mutated_widths_stay_within_the_parent(network, seed):
 def test_repair_leaves_the_units_and_looks_at_nothing_else(network, seed):
     parent, rng = Parent(network), generator(seed, "mix")
     teacher, child = Teacher(parent, rows_for(parent), labels_for(parent)), pruned(parent, rng)
-    mended = teacher.repair(child)
-    assert all(torch.equal(o, p) for o, p in zip(mended.origins, child.origins, strict=True)) and fits(mended, parent)
-    assert same(teacher.repair(mutate_weights(child, rng)), mended) and same(teacher.repair(mended), mended)
+    repaired = teacher.repair(child)
+    assert all(torch.equal(u, v) for u, v in zip(repaired.units, child.units, strict=True)) and fits(repaired, parent)
+    assert same(teacher.repair(mutate_weights(child, rng)), repaired) and same(teacher.repair(repaired), repaired)
 
 
 @few
@@ -202,8 +202,8 @@ def test_repair_leaves_the_units_and_looks_at_nothing_else(network, seed):
 def test_a_parent_without_cuts_needs_no_repair(network):
     parent = Parent(network)
     x, y = rows_for(parent, 200), labels_for(parent, 200)
-    mended = Teacher(parent, x, y, label_step=0.0, ridge=1e-5).repair(parent.individual)
-    wanted, found = parent.run(parent.individual, x)[-1], parent.run(mended, x)[-1]
+    repaired = Teacher(parent, x, y, label_step=0.0, ridge=1e-5).repair(parent.individual)
+    wanted, found = parent.run(parent.individual, x)[-1], parent.run(repaired, x)[-1]
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.05*max(float(wanted.std(0).max()), 1e-2))
 
 
@@ -226,7 +226,7 @@ def test_a_small_ridge_is_enough_for_units_that_say_the_same():
 
 @few
 @given(parents())
-def test_linear_rows_change_nothing(network):
+def test_linear_layers_change_nothing(network):
     x = torch.randn(50, network.architecture.n_inputs, generator=torch_generator(1, "inputs"))
     torch.testing.assert_close(predict(with_linear_layers(network, x, 1.0), x), predict(network, x), rtol=1e-3, atol=1e-4)
 
@@ -279,8 +279,8 @@ def test_the_first_front_survives(objectives, n):
 def test_similarity_is_measured_on_all_rows_of_a_batch():
     network = build_network(Architecture(3, (Layer(9), Layer(2, "identity"))), torch_generator(0))
     x = rows_for(Parent(network), 400)
-    ground = Ground(network, x, x[:, 0] > 0, x, x[:, 0] > 0, EvolutionConfig(batch_size=300), 0)
-    assert ground.rows(1)[2].samples == 300
+    data = EvolutionData(network, x, x[:, 0] > 0, x, x[:, 0] > 0, EvolutionConfig(batch_size=300), 0)
+    assert data.batch(1)[2].samples == 300
 
 
 def fitted(network: DenseNetwork, x: torch.Tensor, y: torch.Tensor, steps: int = 150) -> DenseNetwork:
@@ -395,7 +395,8 @@ def test_regression_targets_may_be_a_vector(sugar, config):
 
 def test_more_neighbours_than_rows(spirals):
     with pytest.raises(NeonError, match="perplexity"): evolve(*spirals, PAPER.replace(batch_size=31))
-    assert Ground(*spirals, NEON.replace(similarity_rows=31), 0).fixed.perplexity == 10  # a third of the rows that are always the same
+    data = EvolutionData(*spirals, NEON.replace(similarity_rows=31), 0)
+    assert data.fixed_similarity.perplexity == 10  # a third of the rows that are always the same
     with pytest.raises(NeonError, match="perplexity"): evolve(*spirals, NEON.replace(similarity_rows=3))
 
 
@@ -411,7 +412,7 @@ def test_missing_inputs(spirals, config, place):
 
 
 @SEARCHES
-def test_a_parent_without_hidden_rows(spirals, config):
+def test_a_parent_without_hidden_layers(spirals, config):
     network = build_network(Architecture(2, (Layer(2, "identity"),)))
     with pytest.raises(NeonError, match="no hidden layer"): evolve(network, *spirals[1:], config)
 
