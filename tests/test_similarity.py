@@ -213,7 +213,7 @@ def test_groups_and_parts_do_not_matter(monkeypatch):
     parent, children = population(5, samples=70, children=9)
     losses = SimilarityLoss(parent).population(children)
     for together, cached in ((5000, 5000), (20_000, 7000), (1, 1), (10**6, 10**6)):
-        monkeypatch.setattr(similarity, "TOGETHER", together)
+        monkeypatch.setattr(similarity, "_TOGETHER", together)
         monkeypatch.setattr(similarity, "CACHED", cached)
         torch.testing.assert_close(SimilarityLoss(parent).population(children), losses, rtol=2e-6, atol=5e-8)
 
