@@ -1,4 +1,4 @@
-"Surgery for planning, and planning episodes: nested fits against single ones, effects against real cuts, undone passes."
+"Surgery for planning, and episodes: nested fits against single ones, effects against cuts, undone passes, invariants."
 import math
 
 import numpy as np
