@@ -24,7 +24,7 @@ from ..foundations.surgery import fold_norms
 from ..foundations.training import predict
 from .guard import Drop, Guard, influence, mean_drop, out_of_patience
 
-# %% ../../nbs/2_methods/01_contract.ipynb #03700851
+# %% ../../nbs/2_methods/01_contract.ipynb #b679d6e6
 class Part(NamedTuple):
     "Some rows."
     x: Tensor # (n, n_inputs) float32
@@ -49,6 +49,8 @@ class Rows:
     y_train = property(lambda self: self.fit.y)
     X_validation = property(lambda self: self.compare.x)
     y_validation = property(lambda self: self.compare.y)
+    n_features = property(lambda self: self.fit.x.shape[1])
+    n_classes = property(lambda self: int(max(self.fit.y.max(), self.compare.y.max())) + 1)
 
 # %% ../../nbs/2_methods/01_contract.ipynb #869dcaf6
 def _deal(y: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:
@@ -192,13 +194,14 @@ class Verdict:
     tested: list[Tested]    # In the order of the tests
     seen: list[Candidate]   # Tested, or only shown
 
-# %% ../../nbs/2_methods/01_contract.ipynb #453638cc
+# %% ../../nbs/2_methods/01_contract.ipynb #c2576b52
 class _Walk:
     "The tests of one guard, under way."
 
     def __init__(self, guard: Guard, whole: float):
         self.guard, self.each, self.whole, self.least = guard, guard.sharing(guard.sequences), whole, whole
         self.sequences: dict[str, list[Tested]] = {}
+        self.limits: dict[str, float] = {} # Of each sequence: what its candidates must be smaller than
         self.tested: list[Tested] = []
         self.seen: list[Candidate] = []
 
@@ -214,13 +217,14 @@ class _Walk:
     def consider(self, c: Candidate, size: float, measure: Callable[[], tuple[Drop, float]]) -> None:
         "Test a candidate, if it is this guard's to test."
         if c.budget not in (None, self.guard.budget) or (c.tested_on and self.over(c.tested_on)): return
+        limit = self.limits.setdefault(c.tested_on, self.least)
         if not c.tested_on or size >= self.whole: self.seen.append(c)
-        elif size < self.least:
+        elif size < limit:
             drop, score = measure()
             found = Tested(c, drop, self.each.holds(drop), score)
             for listed in (self.tested, self.sequences.setdefault(c.tested_on, [])): listed.append(found)
             self.seen.append(c)
-            if found.accepted: self.least = size
+            if found.accepted: self.least = min(self.least, size)
 
 # %% ../../nbs/2_methods/01_contract.ipynb #f7756c05
 class _Measure:
