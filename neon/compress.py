@@ -63,7 +63,8 @@ class CompressConfig(Config):
     ) -> MethodConfig:
         "What the method may use."
         return MethodConfig(self.budgets, effort=self.search.effort, agent=self.agent, objective=self.objective,
-                            seed=self.seed, time_limit=self.time_limit, options={"search": self.search}, callback=callback)
+                            seed=self.seed, time_limit=self.time_limit, options={"search": self.search},
+                            callback=callback)
 
     def size(
         self,
@@ -153,8 +154,9 @@ def _result(verdict: Verdict, original: DenseNetwork, size: Callable[[Candidate]
     chosen, seen = verdict.chosen, [c for c in verdict.seen if c.drop is not None]
     tested = [replace(t.candidate, drop=t.drop) for t in verdict.tested]
     reasons = next((c.reasons for c in verdict.seen if c.reasons), ())
-    return Compressed(chosen.candidate.network, original, verdict.guard, chosen.drop, chosen.candidate.how, verdict.tested,
-                      size_front(seen or tested, size), reasons, chosen.score, seconds)
+    small, shown = chosen.candidate, size_front(seen or tested, size)
+    return Compressed(small.network, original, verdict.guard, chosen.drop, small.how, verdict.tested, shown, reasons,
+                      chosen.score, seconds)
 
 # %% ../nbs/7_doors/00_compress.ipynb #a0ee1043
 def compress_rows(
@@ -187,7 +189,8 @@ class _Given:
         if self.estimator is not None: return estimator_inputs(self.estimator, X)
         x = torch.as_tensor(X if isinstance(X, Tensor) else np.asarray(X)).float()
         n, shape = self.network.architecture.n_inputs, tuple(x.shape)
-        require(x.dim() == 2 and x.shape[1] == n, f"the network takes rows of {n} features, got an array of shape {shape}")
+        require(x.dim() == 2 and x.shape[1] == n,
+                f"the network takes rows of {n} features, got an array of shape {shape}")
         require(bool(torch.isfinite(x).all()),
                 "X has values that are missing or not finite; the network is given what it was trained on")
         return x
@@ -209,8 +212,8 @@ def _understand(network, y, classes: Sequence | None) -> _Given:
         labels = getattr(last, "classes_", None)
         task = Task("values") if labels is None else Task("classes", tuple(labels.tolist()))
         return _Given(from_sklearn(last), task, network)
-    require(isinstance(network, nn.Module), "give a torch module, a fitted MLPClassifier or MLPRegressor, or a pipeline "
-            f"that ends in one; got {type(network).__name__}")
+    require(isinstance(network, nn.Module), "give a torch module, a fitted MLPClassifier or MLPRegressor, or a "
+            f"pipeline that ends in one; got {type(network).__name__}")
     parsed, y = parse_network(network), y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     n = parsed.architecture.n_outputs
     values = n == 1 or y.dtype.kind == "f" and not np.array_equal(y, np.round(y))
@@ -284,9 +287,9 @@ def compress(
     budget: float = 1.0,             # Permissible drop of the metric, in points (hundredths of it), at least 0
     *,
     validation: tuple | None = None, # (X, y) that the network was not trained on; None: 30 % of the rows are kept apart
-    metric: str | Callable | None = None, # "accuracy", "balanced_accuracy", "auc", "log_loss", "r2", a scorer of
-                                     # scikit-learn by name (such as "f1"), or a function of targets and outputs (see
-                                     # `neon.methods.guard.get_metric`); None: accuracy for labels, r2 for values
+    metric: str | Callable | None = None, # What may drop: "accuracy", "balanced_accuracy", "auc", "log_loss", "r2", a
+                                     # scorer of scikit-learn by name (such as "f1"), or a function of targets and
+                                     # outputs (see `get_metric`); None: accuracy for labels, r2 for values
     method: str | Callable = "search", # Who proposes: a name (see `all_methods`), or a function (network, rows, guard,
                                      # config) -> candidates
     confidence: float = 0.9,         # Of the promise, in [0.5, 1); see `neon.methods.guard.Guard`

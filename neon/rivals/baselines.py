@@ -29,6 +29,7 @@ from ..foundations.core import torch_generator
 from ..foundations.networks import Architecture, DenseNetwork, Layer, build_network
 from ..foundations.surgery import cut_widths, fold_norms, keep_width, l1_importance, most_important, slice_units
 from ..foundations.training import AnnealConfig, anneal, batches_per_epoch, copy_network, minibatches, predict
+from ..foundations.training import run_epochs
 from ..methods.contract import Candidate, MethodConfig, Rows, method
 from ..methods.guard import Guard
 from ..methods.training import plain, trainable, tune, validation_loss, without_dropout
@@ -260,6 +261,35 @@ def without_idle(
     return network
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #ff40a90e
+class _MaskedTraining:
+    "A network in training whose zero weights stay zero, and the best weights of its average."
+
+    def __init__(self, network: DenseNetwork, rows: Rows, config: TrainingConfig):
+        self.model, self.rows, self.config = trainable(copy_network(network)), rows, config
+        self.held = [(layer.linear.weight, layer.linear.weight != 0) for layer in self.model.layers]
+        self.optimiser = torch.optim.Adam(self.model.parameters(), config.learning_rate, fused=True)
+        self.per_epoch = batches_per_epoch(len(rows.fit.y), config)
+        smooth = get_ema_multi_avg_fn(1 - 1/(1 + config.average*self.per_epoch))
+        self.average = AveragedModel(self.model, multi_avg_fn=smooth, use_buffers=True)
+        self.best, self.least, self.since = copy_network(self.model), validation_loss(self.model, rows), 0
+        self.model.train()
+
+    def step(self, batch: Tensor) -> None:
+        "Learn from some rows, put the zeros back, follow with the average."
+        self.optimiser.zero_grad()
+        F.cross_entropy(self.model(self.rows.fit.x[batch]), self.rows.fit.y[batch]).backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            for weight, mask in self.held: weight.mul_(mask)
+        self.average.update_parameters(self.model)
+
+    def look(self) -> bool:
+        "Keep the average if it is the best so far; is the patience over?"
+        loss, self.since = validation_loss(self.average.module, self.rows), self.since + 1
+        if loss < self.least: self.best, self.least, self.since = copy_network(self.average.module), loss, 0
+        return bool(self.config.patience and self.since >= self.config.patience)
+
+# %% ../../nbs/6_rivals/00_baselines.ipynb #e9fd7586
 def train_masked(
     network: DenseNetwork,  # Not changed
     rows: Rows,             # Learns from its rows to fit; its rows of comparison choose the epoch
@@ -267,28 +297,10 @@ def train_masked(
     seed: int,              # Of the order of the rows
 ) -> DenseNetwork:          # With logits and without dropout
     "Train a network whose zero weights stay zero; as `train_stack` otherwise."
-    model = trainable(copy_network(network))
-    held = [(layer.linear.weight, layer.linear.weight != 0) for layer in model.layers]
-    optimiser = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
-    order, per_epoch = torch_generator(seed, "batches"), batches_per_epoch(len(rows.fit.y), config)
-    smooth = get_ema_multi_avg_fn(1 - 1/(1 + config.average*per_epoch))
-    average = AveragedModel(model, multi_avg_fn=smooth, use_buffers=True)
-    batches = minibatches(len(rows.fit.y), config.batch_size, order, rows.fit.x.device)
-    best, least, since = copy_network(model), validation_loss(model, rows), 0
-    with flush_denormals():
-        for _ in range(config.epochs):
-            model.train()
-            for batch in itertools.islice(batches, per_epoch):
-                optimiser.zero_grad()
-                F.cross_entropy(model(rows.fit.x[batch]), rows.fit.y[batch]).backward()
-                optimiser.step()
-                with torch.no_grad():
-                    for weight, mask in held: weight.mul_(mask)
-                average.update_parameters(model)
-            loss, since = validation_loss(average.module, rows), since + 1
-            if loss < least: best, least, since = copy_network(average.module), loss, 0
-            if config.patience and since >= config.patience: break
-    return best
+    training, n = _MaskedTraining(network, rows, config), len(rows.fit.y)
+    batches = minibatches(n, config.batch_size, torch_generator(seed, "batches"), rows.fit.x.device)
+    with flush_denormals(): run_epochs(config.epochs, training.per_epoch, batches, training.step, training.look)
+    return training.best
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #116ec9b5
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)

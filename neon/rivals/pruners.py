@@ -17,7 +17,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from types import ModuleType
 
 import gymnasium
@@ -31,14 +30,14 @@ from ..foundations.core import torch_generator
 from ..foundations.networks import Architecture, DenseLayer, DenseNetwork, parse_network
 from ..foundations.surgery import fold_norms, keep_width, most_important, slice_units, spread_importance
 from ..foundations.training import Stack, batches_per_epoch, copy_network, evaluate, is_coarse, minibatches
-from ..foundations.training import stack_losses
+from ..foundations.training import run_epochs, stack_losses
 from ..methods.contract import Candidate, MethodConfig, Rows, method
 from ..methods.guard import Guard
 from ..methods.training import trainable, tune
 from .baselines import size_steps
 
 # %% ../../nbs/6_rivals/01_pruners.ipynb #947aae1f
-Cutter = Callable[[DenseNetwork, list[int], Rows, MethodConfig], DenseNetwork] # (network, hidden widths, ...) -> untrained
+Cutter = Callable[[DenseNetwork, list[int], Rows, MethodConfig], DenseNetwork] # Hidden widths -> network, untrained
 
 
 def kept(
@@ -235,15 +234,16 @@ def admm_train(
     coarse, split = is_coarse([network], x, training.precision), Splitting(stack, widths, admm.rho)
     optimiser = torch.optim.Adam(stack.parameters(), training.learning_rate, fused=True)
     batches = minibatches(len(y), training.batch_size, torch_generator(config.seed, "admm"), x.device)
-    with flush_denormals():
-        for _ in range(admm.rounds):
-            for batch in islice(batches, admm.epochs*batches_per_epoch(len(y), training)):
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=coarse, cache_enabled=False):
-                    output = stack(x[:, batch], len(stack.layers))
-                optimiser.zero_grad()
-                (stack_losses(output.to(x.dtype), y[batch]).sum() + split.pull()).backward()
-                optimiser.step()
-            split.update(admm.growth)
+    per_round = admm.epochs*batches_per_epoch(len(y), training)
+
+    def step(batch: Tensor) -> None:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=coarse, cache_enabled=False):
+            output = stack(x[:, batch], len(stack.layers))
+        optimiser.zero_grad()
+        (stack_losses(output.to(x.dtype), y[batch]).sum() + split.pull()).backward()
+        optimiser.step()
+
+    with flush_denormals(): run_epochs(admm.rounds, per_round, batches, step, lambda: split.update(admm.growth))
     trained = copy_network(network)
     stack.write_back(0, trained)
     return trained, split.strong()
@@ -302,7 +302,7 @@ class Refits:
 
     @torch.no_grad()
     def fit(self, layer: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        "Units of a hidden layer that stay; weights (outputs, width) of the next one and the change of its bias (outputs,)."
+        "Units of a hidden layer that stay; weights (outputs, width) of the next one, change of its bias (outputs,)."
         if (layer, width) not in self.solved:
             order, mean, L, right = self.systems[layer]
             V = torch.cholesky_solve(right[:width], L[:width, :width]).T.to(mean)
