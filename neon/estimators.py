@@ -104,7 +104,7 @@ class _Parameters(BaseEstimator):
 
     def __init__(
         self,
-        network=None,                  # To compress: torch module, fitted MLPClassifier or MLPRegressor; None: train one
+        network=None,                  # Torch module, or fitted MLPClassifier or MLPRegressor; None: one is trained
         hidden_layer_sizes=(100, 100), # Of the network to train, at least 1 each
         budget=1.0,                    # Permissible drop of the metric, in points (hundredths), >= 0
         metric=None,                   # See `neon.methods.guard.get_metric`; None: accuracy, or r2

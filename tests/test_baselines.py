@@ -10,7 +10,18 @@ from neon.foundations.data import load_dataset, prepare
 from neon.foundations.networks import Architecture, Layer, build_network
 from neon.foundations.surgery import fold_norms, keep_width, slice_units
 from neon.foundations.training import predict, train_networks
-from neon.methods.contract import METHODS, Candidate, Method, MethodConfig, Part, compress_with, get_method, judge, register, undivided
+from neon.methods.contract import (
+    METHODS,
+    Candidate,
+    Method,
+    MethodConfig,
+    Part,
+    compress_with,
+    get_method,
+    judge,
+    register,
+    undivided,
+)
 from neon.methods.guard import Guard, fixed_sequence, paired_drop
 from neon.rivals.baselines import constant_network, without_idle, without_smallest
 
