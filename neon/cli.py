@@ -374,8 +374,8 @@ def _compress_options(parser: _Parser) -> None:
     add("--validation", type=Path, metavar="DATA2",
         help="rows that the network was not trained on (default: a part of DATA)")
     add("--metric", metavar="NAME",
-        help="what must not drop: accuracy, balanced_accuracy, auc, log_loss, r2, or a scorer of scikit-learn such as f1 "
-             "(default: accuracy, or r2 where the network has one output)")
+        help="what must not drop: accuracy, balanced_accuracy, auc, log_loss, r2, or a scorer of scikit-learn "
+             "such as f1 (default: accuracy, or r2 where the network has one output)")
     add("--method", default="search", metavar="NAME",
         help="who proposes smaller networks; `neon study methods` lists them (default: search)")
     add("--confidence", type=float, default=0.9, metavar="X",
@@ -399,7 +399,8 @@ def _compressed(args: argparse.Namespace, network: DenseNetwork, classes: list |
     read = lambda table: _in_order(*network_table(network, table, args.target), classes, table)
     X, y = read(args.data)
     found = compress(
-        network, X, y, args.budget, validation=read(args.validation) if args.validation else None, metric=args.metric, method=args.method,
+        network, X, y, args.budget, validation=read(args.validation) if args.validation else None,
+        metric=args.metric, method=args.method,
         confidence=args.confidence, objective=args.objective, time_limit=args.time_limit, front=args.front,
         agent=args.agent, search=SearchConfig(effort=args.effort), random_state=args.seed, device=args.device,
         progress=sys.stderr.isatty())
@@ -439,8 +440,8 @@ _HERE = {"bundled": "yes", "folder": "yes, NEON_DATA", "cache": "yes, cache", "d
 def data_list() -> pd.DataFrame: # One line per registered table
     "The registered tables."
     return pd.DataFrame([{
-        "name": info.name, "rows": info.n_rows or "?", "columns": info.n_columns or "?", "classes": info.n_classes or "?",
-        "source": info.source, "here": _HERE[whereabouts(info.name)]} for info in REGISTRY.values()])
+        "name": info.name, "rows": info.n_rows or "?", "columns": info.n_columns or "?",
+        "classes": info.n_classes or "?", "source": info.source, "here": _HERE[whereabouts(info.name)]} for info in REGISTRY.values()])
 
 # %% ../nbs/9_command/00_cli.ipynb #598fd49f
 def data_show(

@@ -406,7 +406,7 @@ def compression_report(
               "how": c.how} for c in result.front]
     return {"metric": metric, "budget": guard.budget, "confidence": guard.confidence, "before": before, "after": after,
             "compression_ratio": before["parameters"]/after["parameters"], "drop": _drop_facts(guard, drop),
-            "how": result.how, "asked": tested, "front": front,
+            "how": result.how, "tested": tested, "front": front,
             "reasons": list(result.reasons), "seconds": result.seconds}
 
 # %% ../../nbs/5_compression/03_export.ipynb #fb08c09a

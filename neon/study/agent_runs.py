@@ -90,12 +90,12 @@ def thin(
     old = originals[0].task
     task = copy.copy(old)
     pick = lambda rows, n: evenly(len(rows), n)
-    decide, unseen = pick(old.x_judge, config.judge_rows), pick(old.judge[0], config.judge_rows)
+    decide, unseen = pick(old.x_judge, config.judge_rows), pick(old.unseen[0], config.judge_rows)
     look = pick(old.x_look, config.look_rows)
     task.config, task.x_fit = config, old.x_fit[pick(old.x_fit, config.fit_rows)]
     task.x_look, task.y_look = old.x_look[look], old.y_look[look]
     task.x_judge, task.y_judge = old.x_judge[decide], old.y_judge[decide]
-    task.judge = tuple(t[unseen] for t in old.judge)
+    task.unseen = tuple(t[unseen] for t in old.unseen)
     thinner = [copy.copy(o) for o in originals]
     for o in thinner: o.task, o.right, o.right_unseen = task, o.right[decide], o.right_unseen[unseen]
     return thinner
@@ -203,7 +203,7 @@ def evaluate_agent(
     fold: int = 0,                                   # For the column of that name
     seed: int = 0,                                   # Of the trainings, and of chance
 ) -> pd.DataFrame:                                   # `AGENT_COLUMNS`
-    "The frozen agent (also with all features, or shown a stranger's state), chance, a rule, schedules: on every network."
+    "The frozen agent (also with all features, or shown a stranger's state), chance, a rule, schedules; all networks."
     entries = []
     for budget in budgets:
         seen = {o[0].task.name: recorded(agent, o, budget, seed) for o in unseen}
