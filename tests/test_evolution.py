@@ -16,8 +16,8 @@ from neon.ecomp.operators import (
     pareto_ranks,
     recombine_aligned,
     survivors,
-    with_linear_layers,
     with_chosen_units,
+    with_linear_layers,
 )
 from neon.ecomp.published import (
     CRITERIA,
