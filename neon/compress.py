@@ -171,7 +171,8 @@ def compress_rows(
         def callback(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
         network, guard = fold_norms(network.to(rows.fit.x.device)), config.guard(config.budgets[0])
         verdicts = compress_with(method, network, rows, guard, config.means(callback), config.size)
-    return [_result(v, network, config.size, time.monotonic() - start) for v in verdicts]
+    seconds = time.monotonic() - start
+    return [_result(v, network, config.size, seconds) for v in verdicts]
 
 # %% ../nbs/7_doors/00_compress.ipynb #65de3454
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def test_a_torch_module(moons):
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"budget": -1}, "budget"), ({"confidence": 1.0}, "confidence"), ({"metric": "f1"}, "unknown metric"),
+    ({"budget": -1}, "budget"), ({"confidence": 1.0}, "confidence"), ({"metric": "f2x"}, "unknown metric"),
     ({"objective": "size"}, "objective"),
     ({"validation_fraction": 0}, "validation_fraction"), ({"max_epochs": 0}, "max_epochs"), ({"effort": 0}, "effort"),
     ({"hidden_layer_sizes": (0,)}, "at least one unit"), ({"network": "net.pt"}, "network must be"),
