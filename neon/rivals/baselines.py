@@ -51,7 +51,7 @@ def constant_network(
     return constant.to(rows.fit.x.device)
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #4b448ffa
-@method("majority", label="Majority class", family="control", source="-")
+@method("majority", label="constant", family="floors", source="-")
 def majority_class(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -77,7 +77,7 @@ def logistic_network(
     return linear_network.to(rows.fit.x.device)
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #40492f4c
-@method("logistic", label="Logistic regression", family="control", source="Cox 1958")
+@method("logistic", label="linear", family="floors", source="Cox 1958")
 def logistic_regression(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -127,7 +127,7 @@ def schedule_candidates(
         yield Candidate(state.network, f"{sweep} passes" if sweep > 1 else "1 pass")
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #392693e4
-@method("random", label="Random schedule", family="control", source="Control of NEON", stochastic=True)
+@method("random", label="random schedule", family="schedules", source="Control of NEON", stochastic=True)
 def random_schedule(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -137,7 +137,7 @@ def random_schedule(
     return schedule_candidates(network, rows, config, "refit", draw)
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #26ad7cf0
-@method("uniform", label="Uniform schedule, refit", family="control", source="Control of NEON")
+@method("uniform", label="uniform, refit", family="schedules", source="Control of NEON")
 def uniform_schedule(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
     recovery: str = "refit", # After each cut: "refit", "slice" or "replace"
@@ -147,7 +147,7 @@ def uniform_schedule(
     return schedule_candidates(network, rows, config, recovery, milder)
 
 for _recovery in ("slice", "replace"):
-    method(f"uniform_{_recovery}", label=f"Uniform schedule, {_recovery}", family="control", source="Control of NEON",
+    method(f"uniform_{_recovery}", label=f"uniform, {_recovery}", family="schedules", source="Control of NEON",
            stochastic=_recovery == "replace")(partial(uniform_schedule, recovery=_recovery))
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #82bdaf16
@@ -155,7 +155,7 @@ FIXED = ((0.0, 0.25, 0.25, 0.5, 0.5, 0.75), (1.0,)) # "linear first": keep ratio
 BUDGET_STEPS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)      # Budgets, in points
 
 
-@method("fixed", label="Best fixed schedule", family="control", source="Control of NEON")
+@method("fixed", label="fixed schedule", family="schedules", source="Control of NEON")
 def fixed_schedule(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -204,7 +204,7 @@ def _keep(small: Architecture, original: Architecture) -> str:
     return f"keep {100*sum(small.hidden_widths)/sum(original.hidden_widths):.2g} %"
 
 
-@method("l1_oneshot", label="L1 norm, one-shot", family="rival", source="Li et al. 2017")
+@method("l1_oneshot", label="L1, one shot", family="plain cuts", source="Li et al. 2017")
 def l1_one_shot(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -214,7 +214,7 @@ def l1_one_shot(
         yield Candidate(tuned, _keep(step, network.architecture))
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #014ba41d
-@method("l1_iterative", label="L1 norm, iterative", family="rival", source="Li et al. 2017; Han et al. 2015")
+@method("l1_iterative", label="L1, iterative", family="plain cuts", source="Li et al. 2017; Han et al. 2015")
 def l1_step_by_step(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -306,8 +306,7 @@ def train_masked(
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
 
 
-@method("unstructured", label="L1, single weights (non-zeros)", family="rival",
-        source="Han et al. 2015; NEON's \"Pruning\"")
+@method("unstructured", label="single weights, L1", family="plain cuts", source="Han et al. 2015; NEON's \"Pruning\"")
 def single_weights(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -320,7 +319,7 @@ def single_weights(
         yield Candidate(network, f"{100*sparsity:g} % zero", nonzero=True)
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #b1996445
-@method("least_squares", label="Least squares, uniform", family="rival", source="He, Zhang and Sun 2017")
+@method("least_squares", label="least squares", family="plain cuts", source="He, Zhang and Sun 2017")
 def uniform_least_squares(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -400,7 +399,7 @@ def fresh_candidates(
         for a, network in zip(group, trained, strict=True): yield Candidate(network, str(a))
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #2827ff0d
-@method("scratch", label="From scratch, same depth", family="rival", source="Liu et al. 2019", stochastic=True)
+@method("scratch", label="scratch, same depth", family="new networks", source="Liu et al. 2019", stochastic=True)
 def from_scratch(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -409,7 +408,7 @@ def from_scratch(
     return fresh_candidates(steps, rows, config)
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #db920945
-@method("scratch1", label="From scratch, one hidden layer", family="rival", source="Liu et al. 2019", stochastic=True)
+@method("scratch1", label="scratch, one layer", family="new networks", source="Liu et al. 2019", stochastic=True)
 def one_hidden_layer(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -419,7 +418,7 @@ def one_hidden_layer(
     return fresh_candidates([b for b in tried if b.n_params < a.n_params], rows, config)
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #c30382bf
-@method("distilled", label="Distilled, same depth", family="rival", source="Hinton et al. 2015", stochastic=True)
+@method("distilled", label="distilled", family="new networks", source="Hinton et al. 2015", stochastic=True)
 def distilled_copies(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:

@@ -156,7 +156,7 @@ def lookahead(
 
 
 for _n in (1, 4):
-    method(f"lap{_n}", label=f"Lookahead, {counted(_n)}", source="Park et al. 2020")(partial(lookahead, passes=_n))
+    method(f"lap{_n}", label=f"LAP {_n}", family="published rivals", source="Park et al. 2020")(partial(lookahead, passes=_n))
 
 # %% ../../nbs/6_rivals/01_pruners.ipynb #3a1f3ab4
 def strongest(
@@ -270,7 +270,7 @@ def admm(
 
 
 for _n in (1, 4):
-    method(f"admm{_n}", label=f"ADMM, {counted(_n)}", source="Zhang et al. 2018")(partial(admm, passes=_n))
+    method(f"admm{_n}", label=f"ADMM {_n}", family="published rivals", source="Zhang et al. 2018")(partial(admm, passes=_n))
 
 # %% ../../nbs/6_rivals/01_pruners.ipynb #f930cc1c
 @torch.no_grad()
@@ -494,5 +494,5 @@ def amc(
 
 
 for _n, _settings in ((1, AmcConfig()), (4, AmcConfig(30, 8))):
-    method(f"amc{_n}", label=f"AMC, {counted(_n)}", source="He et al. 2018",
+    method(f"amc{_n}", label=f"AMC {_n}", family="published rivals", source="He et al. 2018",
            stochastic=True)(partial(amc, passes=_n, settings=_settings))
