@@ -120,7 +120,7 @@ def group_pruning(
 
 
 for _name, _taylor in (("magnitude", False), ("Taylor", True)):
-    method(f"tp_{_name.lower()}", label=f"Torch-pruning, {_name}",
+    method(f"tp_{_name.lower()}", label=f"DepGraph, {_name}", family="published rivals",
            source="Fang et al. 2023")(partial(group_pruning, taylor=_taylor))
 
 # %% ../../nbs/6_rivals/01_pruners.ipynb #17e687d6
