@@ -641,7 +641,8 @@ def planned(
     for p in plans: yield from _visited(p, network)
 
 # %% ../../nbs/5_compression/01_planner.ipynb #aa7f5a16
-@method("neon_own", label="NEON, by its own margin", family="ours", source="Frozen agent, without the guard", plans=True,
+@method("neon_own", label="NEON, by its own margin", family="ours", source="Frozen agent, without the guard",
+        plans=True,
         guard={"margin": (CAUTIOUS.caution, CAUTIOUS.caution_share), "patience": 10**6})
 def planned_by_own_margin(
     network: DenseNetwork, # Of classes

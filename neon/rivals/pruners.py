@@ -156,7 +156,8 @@ def lookahead(
 
 
 for _n in (1, 4):
-    method(f"lap{_n}", label=f"LAP {_n}", family="published rivals", source="Park et al. 2020")(partial(lookahead, passes=_n))
+    method(f"lap{_n}", label=f"LAP {_n}", family="published rivals",
+           source="Park et al. 2020")(partial(lookahead, passes=_n))
 
 # %% ../../nbs/6_rivals/01_pruners.ipynb #3a1f3ab4
 def strongest(
@@ -270,7 +271,8 @@ def admm(
 
 
 for _n in (1, 4):
-    method(f"admm{_n}", label=f"ADMM {_n}", family="published rivals", source="Zhang et al. 2018")(partial(admm, passes=_n))
+    method(f"admm{_n}", label=f"ADMM {_n}", family="published rivals",
+           source="Zhang et al. 2018")(partial(admm, passes=_n))
 
 # %% ../../nbs/6_rivals/01_pruners.ipynb #f930cc1c
 @torch.no_grad()
