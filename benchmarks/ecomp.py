@@ -14,7 +14,7 @@ from sklearn.metrics import pairwise_distances
 from torch import Tensor, nn
 
 from benchmarks.common import SEED, Options, Part, comparison, data_of, plain_row, say, timed
-from neon.ecomp.evolution import EvolutionConfig, Ground, breed
+from neon.ecomp.evolution import EvolutionConfig, EvolutionData, breed, evaluate_generation, first_population
 from neon.ecomp.published import Individual, Parent, Scores, fitness
 from neon.foundations.core import TrainingConfig, flush_denormals, generator, require, torch_generator
 from neon.foundations.data import PreparedData
@@ -106,21 +106,21 @@ def published_parent(data: PreparedData, hidden: Sequence[int]) -> DenseNetwork:
     return train_networks([network], data.X_train, data.y_train, data.X_validation, data.y_validation, TRAINING, SEED)[0].network
 
 
-def generation(population: list[Individual], ground: Ground, number: int) -> tuple[Scores, list[Individual]]:
+def generation(population: list[Individual], search: EvolutionData, number: int) -> tuple[Scores, list[Individual]]:
     "Our generation, as `evolve` has it."
     with flush_denormals():
-        scores = ground.score(population, number)
-        return scores, breed(population, scores, ground, generator(SEED, "breeding", number))
+        scores = evaluate_generation(population, search, number)
+        return scores, breed(population, scores, search, generator(SEED, "breeding", number))
 
 
-def parts(population: list[Individual], ground: Ground, number: int, scores: Scores) -> dict[str, float]: # CPU seconds
+def parts(population: list[Individual], search: EvolutionData, number: int, scores: Scores) -> dict[str, float]: # CPU seconds
     "Where our time goes: the same once more, piece by piece."
     with flush_denormals():
-        (x, _, similarity), of_parent = timed(ground.rows, number)
-        outputs, forward = timed(lambda: [ground.parent.run(individual, x) for individual in population])
-        layers = [[o[r] for o in outputs] for r in ground.compared]
+        (x, _, similarity), of_parent = timed(search.batch, number)
+        outputs, forward = timed(lambda: [search.parent.run(individual, x) for individual in population])
+        layers = [[o[r] for o in outputs] for r in search.compared]
         return {"batch and parent": of_parent, "forward passes": forward, "similarity": timed(similarity.population, layers)[1],
-                "breeding": timed(breed, population, scores, ground, generator(SEED, "breeding", number))[1]}
+                "breeding": timed(breed, population, scores, search, generator(SEED, "breeding", number))[1]}
 
 
 def check(ours: Scores, theirs: Scores, children: Sequence[Individual], others: Sequence[nn.Sequential]) -> None:
@@ -135,20 +135,20 @@ def check(ours: Scores, theirs: Scores, children: Sequence[Individual], others: 
 def compare(network: DenseNetwork, data: PreparedData, size: int, batch: int, generations: int) -> list[dict]:
     "Generations of one search, each done in both ways: the ratio, and where our time goes."
     config = EvolutionConfig(population=size, batch_size=batch, weights=WEIGHTS)
-    ground = Ground(network, data.X_train, data.y_train, data.X_validation, data.y_validation, config, SEED)
-    population, parent = ground.begin(), sequential(ground.parent, ground.parent.individual)
-    generation(population, ground, 0)  # the first call of everything takes longer
+    search = EvolutionData(network, data.X_train, data.y_train, data.X_validation, data.y_validation, config, SEED)
+    population, parent = first_population(search.parent, size), sequential(search.parent, search.parent.individual)
+    generation(population, search, 0)  # the first call of everything takes longer
     naively, ours, pieces, differences = [], [], [], []
     for number in range(1, generations + 1):
         say(f"ecomp, {data.name}: population {size}, batch {batch}, generation {number} of {generations}")
-        networks, (x, y, _) = [sequential(ground.parent, i) for i in population], ground.rows(number)
-        (scores, children), seconds = timed(generation, population, ground, number)
+        networks, (x, y, _) = [sequential(search.parent, i) for i in population], search.batch(number)
+        (scores, children), seconds = timed(generation, population, search, number)
         theirs, judging = timed(judge, networks, parent, x, y)
         others, breeding = timed(children_of, networks, fitness(scores, WEIGHTS), generator(SEED, "breeding", number))
         check(scores, theirs, children, others)
         ours.append(seconds)
         naively.append(judging + breeding)
-        pieces.append(parts(population, ground, number, scores))
+        pieces.append(parts(population, search, number, scores))
         differences.append(100*float(np.mean(scores.accuracy - theirs.accuracy)))
         population = children
     variant = f"population {size}, batch {batch}"

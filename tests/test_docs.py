@@ -12,6 +12,7 @@ import sys
 
 import prepare as project
 import pytest
+import reading
 import yaml
 
 MAX_NOTEBOOK_BYTES = 600_000
@@ -225,3 +226,55 @@ def test_every_page_passes_the_processors_of_the_site(root, notebooks, tmp_path)
             picture = (page.parent / target).resolve()
             assert picture.is_file() and picture.is_relative_to((copy / "_proc").resolve()), f"nbs/{path}: the site has no {target}"
     assert (copy / "_proc" / "_quarto.yml").is_file() and (copy / "_proc" / "sidebar.yml").is_file()
+
+
+@pytest.fixture(scope="module")
+def readings(notebooks) -> dict[str, reading.Reading]:
+    "What was counted in each notebook that exports."
+    return {path: reading.read(nb) for path, nb in notebooks.items() if re.match(r"\d_", path)}
+
+
+def test_exported_cells_hold_one_idea(readings):
+    total = sum(readings.values(), reading.Reading())
+    assert total.median <= 15 and max(total.lines) <= 60 and total.share_several <= 0.2, str(total)
+    long = {path: sorted(r.lines)[-1] for path, r in readings.items() if r.lines and (max(r.lines) > 60 or r.median > 20)}
+    assert not long, f"cells over a screen: python tests/reading.py nbs/... shows them: {long}"
+
+
+def test_public_parameters_say_what_they_are(readings):
+    bare = [f"nbs/{path}: {name}" for path, r in readings.items() for name in r.bare]
+    assert not bare, "parameters without a comment on their line:\n" + "\n".join(bare)
+
+
+def test_every_export_is_followed_by_a_visible_run(readings):
+    unseen = [f"nbs/{path}: {where}" for path, r in readings.items() for where in r.unseen]
+    assert not unseen, "sections that end with an export:\n" + "\n".join(unseen)
+
+
+def test_code_fits_beside_the_prose(notebooks):
+    long = [f"nbs/{path}: {line}" for path, nb in notebooks.items() for line in reading.read(nb).long]
+    assert not long, f"lines over {reading.MAX_LINE} characters:\n" + "\n".join(long)
+
+
+def test_what_shows_something_has_a_picture(readings, notebooks):
+    pictured = ("1_foundations/04_surgery", "2_methods/00_guard", "2_methods/01_contract", "4_ecomp/03_evolution", "5_compression/00_planning",
+                "5_compression/02_search", "7_doors/00_compress")
+    missing = [name for name in pictured if not readings[f"{name}.ipynb"].pictures]
+    assert not missing and "![" in markdown_of(notebooks["paper/index.ipynb"]), missing
+
+
+def test_no_output_is_hidden_that_was_meant_to_be_seen(notebooks):
+    "`#| hide` drops a cell's output from the site; `#| echo: false` keeps it."
+    lost = [f"nbs/{path}: {''.join(cell['source'])[:60]!r}" for path, nb in notebooks.items() for cell in nb["cells"]
+            if cell.get("outputs") and "hide" in reading.directives_of(cell) and reading.code_of(cell)]
+    assert not lost, "\n".join(lost)
+
+
+def test_no_name_is_public_in_two_modules(root):
+    found: dict[str, set[str]] = {}
+    for file in (p for p in (root / "neon").rglob("*.py") if p.stem != "_modidx"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else [node]
+            for name in (getattr(t, "name", getattr(t, "id", "_")) for t in targets):
+                if not name.startswith("_"): found.setdefault(name, set()).add(str(file.relative_to(root)))
+    assert not {name: files for name, files in found.items() if len(files) > 1}

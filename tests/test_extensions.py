@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.text import Text
 from sklearn.datasets import _openml, load_breast_cancer
 from sklearn.metrics import f1_score, make_scorer
@@ -22,10 +23,15 @@ from sklearn.preprocessing import StandardScaler
 from neon.cli import data_list, data_show
 from neon.compress import compress
 from neon.foundations import core
-from neon.foundations.core import NeonError, Workers
-from neon.foundations.data import REGISTRY, load_dataset, prepare, register_dataset, whereabouts
-from neon.foundations.surgery import cut_widths, fold_norms
+from neon.foundations.core import NeonError, TrainingConfig, Workers, torch_generator
+from neon.foundations.data import REGISTRY, PreparedData, load_dataset, prepare, register_dataset, whereabouts
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
+from neon.foundations.surgery import cut_widths, fold_norms, get_importance, most_important, slice_units
+from neon.foundations.training import train_networks
 from neon.methods.contract import METHODS, Candidate, method
+from neon.published.agent import AgentConfig, train_agent
+from neon.published.environment import EnvConfig, PruningEnv
+from neon.published.reward import REWARDS
 from neon.study.figures import front_figure
 from neon.study.jobs import StudyConfig, gather, run_study
 from neon.study.tables import as_text, front_table, load_study, main_table
@@ -219,3 +225,67 @@ def test_a_metric_of_your_own(cancer, metric):
     result = compress(*cancer, budget=5, metric=metric, method="uniform")
     assert result.network.architecture.n_params < result.original.architecture.n_params and result.drop.points <= 5
     assert result.report().measure.str.contains("f1|lambda").any()
+
+
+# A reward and an importance
+
+@pytest.fixture(scope="module")
+def iris() -> PreparedData: return prepare("iris")
+
+
+@pytest.fixture(scope="module")
+def networks(iris) -> list[DenseNetwork]:
+    "Two small networks, trained on iris."
+    shapes = [Architecture(4, (*map(Layer, hidden), Layer(3, "identity"))) for hidden in ((20, 10), (12,))]
+    drawn = [build_network(shape, torch_generator(0, i)) for i, shape in enumerate(shapes)]
+    parts = iris.X_train, iris.y_train, iris.X_validation, iris.y_validation
+    return [result.network for result in train_networks(drawn, *parts, TrainingConfig(20), 0)]
+
+
+def test_a_reward_of_your_own(iris, networks, monkeypatch):
+    paid = []
+
+    def gentle(reduction, accuracy_change, budget):
+        "The reduction, minus ten for every point beyond the budget."
+        paid.append(reduction - 10*max(0, -accuracy_change - budget))
+        return paid[-1]
+
+    monkeypatch.setitem(REWARDS, "gentle", gentle)  # forgotten after the test
+    for reward in (gentle, "gentle"):
+        rules = EnvConfig(budget=5, passes=1, recovery="refit", reward=reward)
+        agent = train_agent(networks, iris, rules, AgentConfig(episodes=3), progress=False)
+        assert sum(entry["return"] for entry in agent.log) == pytest.approx(sum(paid))
+        paid.clear()
+
+
+def test_an_importance_of_your_own(iris, networks):
+    def by_number(network, layer, H, y):
+        "The last units matter most: one value per unit; H is their output on rows of the classes y."
+        return torch.arange(H.shape[1])
+
+    untrained = TrainingConfig(epochs=0)  # of the units that stay, the weights stay as they are
+    rules = EnvConfig(passes=1, recovery="slice", importance=by_number, training=untrained)
+    env = PruningEnv(networks, iris, rules)
+    env.reset(options={"network": 0})
+    env.step(4)  # keeps 60 % of the first layer
+    kept = env.state.network.layers[0].linear.weight
+    assert torch.equal(kept, networks[0].layers[0].linear.weight[-12:])
+
+
+def test_an_importance_of_your_own_decides_which_units_stay():
+    network = build_network(Architecture(4, (Layer(8), Layer(5), Layer(3, "identity"))), torch_generator(0, "toy"))
+    x, y = torch.randn(50, 4, generator=torch_generator(0, "x")), torch.arange(50) % 3
+    given = []
+
+    def class_contrast(network, layer, H, y):
+        "How far apart a unit's mean activations in the classes are."
+        given.append((network, layer, H.shape, y.shape))
+        means = torch.stack([H[y == c].mean(0) for c in y.unique()])
+        return means.max(0).values - means.min(0).values
+
+    H = network.layers[0](x).detach()
+    scores = get_importance(class_contrast)(network, 0, H, y)
+    assert given == [(network, 0, (50, 8), (50,))] and scores.shape == (8,)
+    units = most_important(scores, 3)
+    assert set(units.tolist()) == set(scores.argsort()[-3:].tolist())
+    assert slice_units(network, 0, units).architecture.hidden_widths == (3, 5)

@@ -32,8 +32,8 @@ from neon.foundations.surgery import (
     forward_order,
     nested_fits,
     refit_widths,
-    remove_layer,
     select_inputs,
+    without_layer,
 )
 from neon.foundations.training import evaluate, predict, train_networks
 from neon.methods.contract import undivided
@@ -94,12 +94,15 @@ def test_surgery_shrinks_and_refuses():
     outputs = network.layers[1](network.layers[0](x)).detach()
     for w, cut in zip((2, 7), refit_widths(network, 1, (2, 7), outputs), strict=True):
         assert cut.architecture.hidden_widths == (20, w) and cut(x).shape == (80, 3)
-    linear = remove_layer(remove_layer(network, 0, x), 0, x)
+    for _ in range(2):
+        T = network.layers[1].linear(network.layers[0](x)).detach()
+        network = without_layer(network, 0, *nested_fits(x, T, torch.arange(13), [13])[0])
+    linear = network
     assert linear.architecture.depth == 0
     few = select_inputs(linear, [2, 12], x)
     assert few.architecture.inputs == (2, 12) and few.architecture.n_params == 2*3 + 3
     assert torch.equal(few(x), few(torch.where(torch.isin(torch.arange(13), torch.tensor([2, 12])), x, 99.0)))
-    with pytest.raises(NeonError, match="not a hidden layer"): remove_layer(linear, 0, x)
+    with pytest.raises(NeonError, match="not a hidden layer"): without_layer(linear, 0, x, x)
 
 
 # The short training

@@ -628,7 +628,7 @@ def _visited(plan: PlanResult, network: DenseNetwork) -> Iterator[Candidate]:
 def _name(plan: PlanResult) -> str: return "".join(map(str, plan.actions))
 
 # %% ../../nbs/5_compression/01_planner.ipynb #243ac255
-@method("neon", label="NEON", family="planner", source="Frozen agent", plans=True)
+@method("neon", label="NEON, frozen agent", family="ours", source="Frozen agent", plans=True)
 def planned(
     network: DenseNetwork, # Of classes
     rows: Rows,            # The plan decides on the rows of comparison
@@ -641,7 +641,7 @@ def planned(
     for p in plans: yield from _visited(p, network)
 
 # %% ../../nbs/5_compression/01_planner.ipynb #aa7f5a16
-@method("neon_own", label="NEON, own margin", family="planner", source="Frozen agent, without the guard", plans=True,
+@method("neon_own", label="NEON, by its own margin", family="ours", source="Frozen agent, without the guard", plans=True,
         guard={"margin": (CAUTIOUS.caution, CAUTIOUS.caution_share), "patience": 10**6})
 def planned_by_own_margin(
     network: DenseNetwork, # Of classes
@@ -656,7 +656,7 @@ def planned_by_own_margin(
         for v in p.visits: yield Candidate(v.network, f"plan {_name(p)}", p.budget, "compare", v.drop)
 
 # %% ../../nbs/5_compression/01_planner.ipynb #fd83c052
-@method("neon_trained", label="NEON, trained", family="planner", source="Frozen agent, then one training", plans=True)
+@method("neon_trained", label="NEON, then trained", family="ours", source="Frozen agent, then one training", plans=True)
 def planned_then_trained(
     network: DenseNetwork, # Of classes
     rows: Rows,            # The plan decides on the rows of comparison

@@ -212,12 +212,17 @@ def write_text(
     with atomic_write(path) as temporary: temporary.write_text(text, encoding="utf-8")
 
 # %% ../../nbs/1_foundations/00_core.ipynb #d5b9165d
+def _as_text(value) -> str:
+    "What JSON does not know; of a function its name, since its text would hold an address."
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else str(value)
+
+
 def write_json(
     path: str | Path, # The file; its folder is created
     values: dict,     # Plain values; anything else is written as its text
 ) -> None:
     "Write `values` as indented JSON, whole or not at all."
-    write_text(path, json.dumps(values, indent=2, default=str) + "\n")
+    write_text(path, json.dumps(values, indent=2, default=_as_text) + "\n")
 
 # %% ../../nbs/1_foundations/00_core.ipynb #0e184150
 def write_csv(

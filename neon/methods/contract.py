@@ -24,13 +24,13 @@ from ..foundations.surgery import fold_norms
 from ..foundations.training import predict
 from .guard import Drop, Guard, influence, mean_drop, out_of_patience
 
-# %% ../../nbs/2_methods/01_contract.ipynb #03700851
+# %% ../../nbs/2_methods/01_contract.ipynb #b679d6e6
 class Part(NamedTuple):
     "Some rows."
     x: Tensor # (n, n_inputs) float32
     y: Tensor # (n,) int64 classes, or (n, outputs) float32 values
 
-
+# %% ../../nbs/2_methods/01_contract.ipynb #d8462086
 @dataclass(frozen=True)
 class Rows:
     "What a method and its judge may see."
@@ -49,6 +49,8 @@ class Rows:
     y_train = property(lambda self: self.fit.y)
     X_validation = property(lambda self: self.compare.x)
     y_validation = property(lambda self: self.compare.y)
+    n_features = property(lambda self: self.fit.x.shape[1])
+    n_classes = property(lambda self: int(max(self.fit.y.max(), self.compare.y.max())) + 1)
 
 # %% ../../nbs/2_methods/01_contract.ipynb #869dcaf6
 def _deal(y: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:
@@ -63,7 +65,7 @@ def _deal(y: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Tensor
 # %% ../../nbs/2_methods/01_contract.ipynb #cfe400af
 def hold_out(
     x: Tensor, y: Tensor,  # (n, n_inputs) rows, and (n,) classes or (n, outputs) values
-    validation: tuple[Tensor, Tensor] | None = None, # Rows that the network was not trained on; None: a part of x is kept
+    validation: tuple[Tensor, Tensor] | None = None, # Rows that the network never learnt; None: a part of x is kept
     share: float = 0.3,    # Of x, kept for comparison and guard where there are no validation rows
     seed: int = 0,         # Of the deal
     name: str = "data",    # Of the data set
@@ -115,17 +117,19 @@ def task_of(
 @dataclass
 class Candidate:
     "A smaller network on offer, and what is known of it before the guard looks."
-    network: DenseNetwork        # Takes the same rows and gives the same outputs as the original (logits for a softmax will do)
+    network: DenseNetwork        # Takes the original's rows and gives its outputs (logits for a softmax will do)
     how: str                     # How it was made, in words
     budget: float | None = None  # The budget it was made for, in points; None: for any
-    tested_on: str = "guard"     # "guard", "held" (comparison rows too), "compare" (`drop` is the test), "" (only shown)
+    tested_on: str = "guard"     # "guard"; "held": comparison rows too; "compare": `drop` is the test; "": only shown
     drop: Drop | None = None     # What it loses on rows of comparison, where that was measured
     nonzero: bool = False        # Count its numbers that are not zero, instead of all parameters?
     reasons: tuple[str, ...] = () # Why each layer is as it is, in sentences
 
     def __post_init__(self):
-        require(self.tested_on in ("guard", "held", "compare", ""), f"tested_on is guard, held, compare or empty, got {self.tested_on!r}")
-        require(self.tested_on != "compare" or self.drop is not None, "a candidate that is tested on rows of comparison brings its drop")
+        require(self.tested_on in ("guard", "held", "compare", ""),
+                f"tested_on is guard, held, compare or empty, got {self.tested_on!r}")
+        require(self.tested_on != "compare" or self.drop is not None,
+                "a candidate that is tested on rows of comparison brings its drop")
 
     @property
     def size(self) -> int:
@@ -135,7 +139,7 @@ class Candidate:
 
 # %% ../../nbs/2_methods/01_contract.ipynb #e402afab
 def front(
-    candidates: Iterable[Candidate],
+    candidates: Iterable[Candidate],                              # In any order
     size: Callable[[Candidate], float] = lambda c: c.size,        # What should be small
     loss: Callable[[Candidate], float] = lambda c: c.drop.points, # And what else
 ) -> list[Candidate]: # From small to large; each loses less than all smaller ones
@@ -156,7 +160,7 @@ def with_output(
     layers = [*network.layers[:-1], DenseLayer(last, linear.in_features, linear)]
     return DenseNetwork(replace(network.architecture, layers=(*facts[:-1], last)), layers).eval()
 
-
+# %% ../../nbs/2_methods/01_contract.ipynb #176a6755
 def restore_output(
     network: DenseNetwork,  # With logits, say
     original: DenseNetwork, # Whose last activation is wanted
@@ -177,28 +181,29 @@ def finished(
 # %% ../../nbs/2_methods/01_contract.ipynb #de002302
 @dataclass(frozen=True)
 class Tested:
-    "A candidate that the guard was asked about."
-    candidate: Candidate
-    drop: Drop         # On the rows it was tested on
-    accepted: bool     # Within the budget, by the guard
-    score: float = 0.0 # Of the network as it was, on the same rows
+    "A candidate that the guard has tested."
+    candidate: Candidate # As its method yielded it
+    drop: Drop           # On the rows it was tested on
+    accepted: bool       # Within the budget, by the guard
+    score: float = 0.0   # Of the network as it was, on the same rows
 
-
+# %% ../../nbs/2_methods/01_contract.ipynb #4f0881f3
 @dataclass(frozen=True)
 class Verdict:
     "What came of one method for one budget."
-    guard: Guard
+    guard: Guard            # With this budget
     chosen: Tested          # The smallest that was accepted; the network as it was, where none was
     tested: list[Tested]    # In the order of the tests
     seen: list[Candidate]   # Tested, or only shown
 
-# %% ../../nbs/2_methods/01_contract.ipynb #453638cc
+# %% ../../nbs/2_methods/01_contract.ipynb #c2576b52
 class _Walk:
     "The tests of one guard, under way."
 
     def __init__(self, guard: Guard, whole: float):
         self.guard, self.each, self.whole, self.least = guard, guard.sharing(guard.sequences), whole, whole
         self.sequences: dict[str, list[Tested]] = {}
+        self.limits: dict[str, float] = {} # Of each sequence: what its candidates must be smaller than
         self.tested: list[Tested] = []
         self.seen: list[Candidate] = []
 
@@ -214,13 +219,14 @@ class _Walk:
     def consider(self, c: Candidate, size: float, measure: Callable[[], tuple[Drop, float]]) -> None:
         "Test a candidate, if it is this guard's to test."
         if c.budget not in (None, self.guard.budget) or (c.tested_on and self.over(c.tested_on)): return
+        limit = self.limits.setdefault(c.tested_on, self.least)
         if not c.tested_on or size >= self.whole: self.seen.append(c)
-        elif size < self.least:
+        elif size < limit:
             drop, score = measure()
             found = Tested(c, drop, self.each.holds(drop), score)
             for listed in (self.tested, self.sequences.setdefault(c.tested_on, [])): listed.append(found)
             self.seen.append(c)
-            if found.accepted: self.least = size
+            if found.accepted: self.least = min(self.least, size)
 
 # %% ../../nbs/2_methods/01_contract.ipynb #f7756c05
 class _Measure:
@@ -246,10 +252,10 @@ class _Measure:
 def judge(
     candidates: Iterable[Candidate], # Of each sequence the safest first; taken one at a time
     network: DenseNetwork,           # As it was
-    rows: Rows,
+    rows: Rows,                      # Each candidate is tested on the part that it names
     guards: Sequence[Guard],         # One per budget, of one metric
     size: Callable[[Candidate], float] = lambda c: c.size, # What should be small
-    measure: Callable[[Candidate], tuple[Drop, float]] | None = None, # Its drop, and the original's score; None: on the rows
+    measure: Callable[[Candidate], tuple[Drop, float]] | None = None, # -> drop, original's score; None: on the rows
 ) -> list[Verdict]:                  # One per guard
     "Test candidates, in their order, for all guards at once: each candidate is made and measured once."
     original = Candidate(network, "as it was")
@@ -273,8 +279,8 @@ def _silent(stage: str) -> None: "Say nothing of a stage that has ended."
 
 @dataclass(frozen=True)
 class MethodConfig(Config):
-    "What a method may use, and what it is asked for."
-    budgets: tuple[float, ...] = (1.0,) # All budgets asked for at once, in points, smallest first
+    "What a method may use, and what is wanted of it."
+    budgets: tuple[float, ...] = (1.0,) # All budgets at once, in points, smallest first
     epochs: int = 20                    # Epochs of training that each candidate may have
     epoch_rows: int | None = 4096       # Rows of one epoch, at most; None: all
     effort: float = 1.0                 # Factor on the updates of a search, or on a population
@@ -289,7 +295,8 @@ class MethodConfig(Config):
     def __post_init__(self):
         require(len(self.budgets) >= 1, "give at least one budget")
         require(list(self.budgets) == sorted(set(self.budgets)), f"budgets must rise, got {self.budgets}")
-        require(self.time_limit is None or self.time_limit > 0, f"time_limit must be None or positive, got {self.time_limit}")
+        require(self.time_limit is None or self.time_limit > 0,
+                f"time_limit must be None or positive, got {self.time_limit}")
         self.training()
 
     def training(
@@ -300,8 +307,8 @@ class MethodConfig(Config):
     ) -> TrainingConfig:
         "How every method trains."
         epoch = min(n for n in (rows, self.epoch_rows, 4096) if n is not None)
-        settings = TrainingConfig(self.epochs if epochs is None else epochs, min(128, max(8, epoch//32)), 1e-3, patience=5,
-                                  average=1.0, epoch_rows=self.epoch_rows)
+        settings = TrainingConfig(self.epochs if epochs is None else epochs, min(128, max(8, epoch//32)), 1e-3,
+                                  patience=5, average=1.0, epoch_rows=self.epoch_rows)
         return settings.replace(**changes)
 
 # %% ../../nbs/2_methods/01_contract.ipynb #49eeffb9
@@ -314,7 +321,7 @@ class Method:
     name: str                # One word, for commands and files
     label: str               # For tables and figures
     propose: Propose         # (network, rows, guard, config) -> candidates
-    family: str = "rival"    # "control", "rival", "evolution", "planner" or "search"
+    family: str = "other"    # What it shares a colour with in figures; see `neon.study.tables.FAMILIES`
     source: str = "-"        # Publication, or where it is described
     stochastic: bool = False # Does chance decide, so that several seeds are worth their time?
     splits: bool = False     # Are its rows of comparison others than the guard's?
@@ -325,12 +332,13 @@ class Method:
     def candidates(
         self,
         network: DenseNetwork, # As it was; not changed
-        rows: Rows,
+        rows: Rows,            # All three kinds
         guard: Guard,          # Of the smallest budget
-        config: MethodConfig = MethodConfig(),
+        config: MethodConfig = MethodConfig(), # What it may use
     ) -> Iterator[Candidate]:
         "What it proposes, as it is handed out."
-        require(self.values or task_of(rows.fit.y).kind == "classes", f"the method {self.name!r} works for classes only, not for values")
+        require(self.values or task_of(rows.fit.y).kind == "classes",
+                f"the method {self.name!r} works for classes only, not for values")
         done: dict[int, tuple[DenseNetwork, DenseNetwork]] = {}  # the networks too, so that no number is given twice
         for c in self.propose(network, rows, guard, config):
             if id(c.network) not in done: done[id(c.network)] = c.network, finished(c.network, network)
@@ -341,7 +349,7 @@ METHODS: dict[str, Method] = {}
 
 
 def register(
-    entry: Method,
+    entry: Method, # With a name of its own
 ) -> Method:
     "Make a method known by its name; a second one of the same name must be the same."
     known = METHODS.get(entry.name)
@@ -351,7 +359,7 @@ def register(
     if not getattr(entry.propose, "__module__", "neon.").startswith("neon."): repeat_in_workers(register, entry)
     return entry
 
-
+# %% ../../nbs/2_methods/01_contract.ipynb #91386083
 def method(
     name: str,             # One word
     *,
@@ -377,19 +385,21 @@ def get_method(
     known = ALIASES.get(name, name)
     if known in METHODS: return METHODS[known]
     near = difflib.get_close_matches(str(name), METHODS, 1)
-    raise NeonError(f"unknown method {name!r}; there are {', '.join(METHODS)}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    raise NeonError(f"unknown method {name!r}; there are {', '.join(METHODS)}"
+                    + (f"; did you mean {near[0]!r}?" if near else ""))
 
 # %% ../../nbs/2_methods/01_contract.ipynb #7493ad15
 def compress_with(
     chosen: str | Method | Propose, # See `get_method`
     network: DenseNetwork,          # As it was; not changed
-    rows: Rows,
+    rows: Rows,                     # All three kinds
     guard: Guard = Guard(),         # Confidence, prior and metric; its budget and the method's settings are put in
-    config: MethodConfig = MethodConfig(),
+    config: MethodConfig = MethodConfig(), # Budgets, and what the method may use
     size: Callable[[Candidate], float] = lambda c: c.size, # What should be small
 ) -> list[Verdict]:                 # One per budget of `config`
     "Compress a network by one method."
     chosen, a = get_method(chosen), network.architecture
-    require(rows.fit.x.shape[1] == a.n_inputs, f"the network takes {a.n_inputs} inputs, the rows have {rows.fit.x.shape[1]}")
+    require(rows.fit.x.shape[1] == a.n_inputs,
+            f"the network takes {a.n_inputs} inputs, the rows have {rows.fit.x.shape[1]}")
     guards = [guard.replace(**{"budget": budget, **chosen.guard}) for budget in config.budgets]
     return judge(chosen.candidates(network, rows, guards[0], config), network, rows, guards, size)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Influence', 'METRICS', 'Metric', 'jackknife', 'get_metric', 'influence', 'Drop', 'mean_drop', 'paired_drop', 'Guard',
-           'fixed_sequence', 'out_of_patience']
+           'out_of_patience', 'fixed_sequence']
 
 # %% ../../nbs/2_methods/00_guard.ipynb #9dcb9a83
 import difflib
@@ -21,7 +21,8 @@ from torch import Tensor
 from ..foundations.core import Config, NeonError, require
 
 # %% ../../nbs/2_methods/00_guard.ipynb #24b3d99e
-Influence = Callable[[np.ndarray, np.ndarray], np.ndarray] # Targets (n,) or (n, outputs), outputs (n, outputs) -> values (n,)
+# Targets (n,) or (n, outputs), outputs (n, outputs) -> values (n,)
+Influence = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def _accuracy(y: np.ndarray, output: np.ndarray) -> np.ndarray:
     "1 where the largest output is the class, else 0."
     return (output.argmax(1) == y).astype(float)
 
-
+# %% ../../nbs/2_methods/00_guard.ipynb #232b6e48
 def _balanced(y: np.ndarray, output: np.ndarray) -> np.ndarray:
     "Mean over the classes of each one's accuracy."
     hit, classes = _accuracy(y, output), np.unique(y)
@@ -63,7 +64,7 @@ def _probabilities(output: np.ndarray) -> np.ndarray:
     shifted = np.exp(output - output.max(1, keepdims=True))
     return shifted/shifted.sum(1, keepdims=True)
 
-
+# %% ../../nbs/2_methods/00_guard.ipynb #b80f5b37
 def _auc(y: np.ndarray, output: np.ndarray) -> np.ndarray:
     "Area under the ROC curve; with more than two classes, the mean of each against the rest."
     if output.shape[1] == 2: return _area(y == 1, output[:, 1] - output[:, 0])
@@ -75,7 +76,7 @@ def _log_likelihood(y: np.ndarray, output: np.ndarray) -> np.ndarray:
     "Logarithm of the probability of the class."
     return np.log(np.clip(_probabilities(output)[np.arange(len(y)), y], 1e-12, None))
 
-
+# %% ../../nbs/2_methods/00_guard.ipynb #8521ce68
 def _r2(y: np.ndarray, output: np.ndarray) -> np.ndarray:
     "Coefficient of determination, the mean over outputs."
     y, output = y.reshape(len(y), -1), output.reshape(len(y), -1)
@@ -88,9 +89,9 @@ METRICS: dict[str, Metric] = {m.name: m for m in (
 
 # %% ../../nbs/2_methods/00_guard.ipynb #4d392b32
 def jackknife(
-    score: Callable[[np.ndarray, np.ndarray], float], # Targets (n,) and outputs (n, outputs) -> a number, more is better
-    blocks: int = 200,                                # Parts that are left out in turn; with fewer rows, each row is one
-) -> Influence:                                       # Values (n,) whose mean is the score of all rows
+    score: Callable[[np.ndarray, np.ndarray], float], # Targets (n,), outputs (n, outputs) -> more is better
+    blocks: int = 200, # Parts that are left out in turn; with fewer rows, each row is one
+) -> Influence:        # Values (n,) whose mean is the score of all rows
     "Influence values of a score that has none."
     def values(y: np.ndarray, output: np.ndarray) -> np.ndarray:
         n, block = len(y), np.arange(len(y)) % min(len(y), blocks)
@@ -108,7 +109,7 @@ def _predictions(y: np.ndarray, output: np.ndarray, classes_alone: bool) -> np.n
     p = _probabilities(output)
     return p[:, 1] if p.shape[1] == 2 else p
 
-
+# %% ../../nbs/2_methods/00_guard.ipynb #518ee4de
 def _from_scorer(scorer) -> Metric:
     "The metric of a scorer of scikit-learn."
     name, alone = getattr(scorer._score_func, "__name__", "score"), scorer._response_method == "predict"
@@ -128,7 +129,7 @@ def _of_your_own(function: Callable) -> Metric:
 
 # %% ../../nbs/2_methods/00_guard.ipynb #211cd93f
 def get_metric(
-    metric: str | Metric | Callable, # A name in `METRICS`, of a scorer of scikit-learn, a scorer, or a function of targets and outputs
+    metric: str | Metric | Callable, # In `METRICS`, a scorer's name, a scorer, or a function of targets and outputs
 ) -> Metric:
     "The metric of this name; or the metric that a scorer or a function is."
     if isinstance(metric, Metric): return metric
@@ -151,8 +152,8 @@ def influence(
     y, output = (np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (y, output))
     metric = get_metric(metric)
     values = np.asarray(metric.values(y, output.astype(float)), dtype=float)
-    require(values.shape == (len(y),), f"metric {metric.name!r} gives values of shape {values.shape} for {len(y)} rows; "
-            "it must give one number, or one value per row")
+    require(values.shape == (len(y),), f"metric {metric.name!r} gives values of shape {values.shape} for "
+            f"{len(y)} rows; it must give one number, or one value per row")
     return values
 
 # %% ../../nbs/2_methods/00_guard.ipynb #e6e2ff5a
@@ -173,7 +174,7 @@ class Drop:
     def upper(
         self,
         confidence: float = 0.9,    # Probability that the true drop is below the bound
-        prior: float | None = None, # Standard deviation, in points, of true drops before these rows were seen; None: no prior
+        prior: float | None = None, # As for `trust`: of true drops before these rows were seen
     ) -> float:                     # Points
         "Upper bound of the true drop."
         trust = self.trust(prior)
@@ -181,7 +182,7 @@ class Drop:
 
 # %% ../../nbs/2_methods/00_guard.ipynb #b7968520
 def mean_drop(
-    difference: np.ndarray,          # (n,) influence values of the reference minus those of the smaller network, in points
+    difference: np.ndarray,          # (n,) influence values, reference minus smaller network, in points
     metric: str | Metric | Callable, # See `get_metric`
 ) -> Drop:
     "The drop from its rows."
@@ -190,7 +191,7 @@ def mean_drop(
     least = 100/n if get_metric(metric).stepwise else 1e-9
     return Drop(float(difference.mean()), float(max(difference.std(ddof=1), least)/math.sqrt(n)), n)
 
-
+# %% ../../nbs/2_methods/00_guard.ipynb #7a2d5602
 def paired_drop(
     metric: str | Metric | Callable, # See `get_metric`
     y: Tensor | np.ndarray,          # (n,) class indices, or values
@@ -210,12 +211,13 @@ class Guard(Config):
     metric: str | Metric | Callable = "accuracy" # See `get_metric`
     patience: int = 3            # So many refusals in a row end a sequence of tests; 1 is exact
     sequences: int = 1           # Fixed sequences of candidates that share the error
-    margin: tuple[float, float] | None = None # Instead of the test: standard errors to the budget, and the share of it that is enough
+    margin: tuple[float, float] | None = None # Another rule: standard errors kept to the budget, or this share of it
 
     def __post_init__(self):
         require(self.budget >= 0, f"a budget is a drop in points, at least 0, got {self.budget}")
         require(0.5 <= self.confidence < 1, f"confidence must be at least 0.5 and below 1, got {self.confidence}")
-        require(min(self.patience, self.sequences) >= 1, f"patience and sequences must be at least 1, got {self.patience}, {self.sequences}")
+        require(min(self.patience, self.sequences) >= 1,
+                f"patience and sequences must be at least 1, got {self.patience}, {self.sequences}")
         require(self.prior is None or self.prior > 0, f"prior must be None or positive, got {self.prior}")
         get_metric(self.metric)
 
@@ -246,11 +248,19 @@ class Guard(Config):
         if self.margin is None: return max(drop.points, self.bound(drop)) <= self.budget + 1e-9
         return drop.points + min(self.margin[0]*drop.error, self.margin[1]*self.budget) <= self.budget + 1e-6
 
+# %% ../../nbs/2_methods/00_guard.ipynb #d056e0b3
+def out_of_patience(
+    guard: Guard,         # With its `patience`
+    accepted: list[bool], # What the guard has said so far, in order
+) -> bool:
+    "Has the guard said no too many times in a row?"
+    return len(accepted) >= guard.patience and not any(accepted[-guard.patience:])
+
 # %% ../../nbs/2_methods/00_guard.ipynb #dd9adddf
 def fixed_sequence(
-    guard: Guard,
+    guard: Guard,          # With its budget and `patience`
     drops: Iterable[Drop], # In an order fixed before these rows were seen, the safest first; taken one at a time
-) -> tuple[list[Drop], list[bool]]: # Those that were tested, and whether each was accepted; the last accepted one is the answer
+) -> tuple[list[Drop], list[bool]]: # Those that were tested, and whether each was accepted
     "Test in order until the guard has said no `patience` times in a row."
     tested, accepted = [], []
     for drop in drops:
@@ -258,11 +268,3 @@ def fixed_sequence(
         accepted.append(guard.holds(drop))
         if out_of_patience(guard, accepted): break
     return tested, accepted
-
-
-def out_of_patience(
-    guard: Guard,
-    accepted: list[bool], # What the guard has said so far, in order
-) -> bool:
-    "Has the guard said no too many times in a row?"
-    return len(accepted) >= guard.patience and not any(accepted[-guard.patience:])

@@ -59,8 +59,8 @@ def tune(
     networks, done = [trainable(n) for n in networks], {}
     training = config.training(epochs, len(rows.fit.y))
     for group in plan_stacks(networks):
-        results = train_stack([networks[i] for i in group], rows.fit.x[None], rows.fit.y, rows.compare.x[None], rows.compare.y,
-                              training, config.seed, group, keep_start=True)
+        results = train_stack([networks[i] for i in group], rows.fit.x[None], rows.fit.y, rows.compare.x[None],
+                              rows.compare.y, training, config.seed, group, keep_start=True)
         done.update(zip(group, (r.network for r in results), strict=True))
     return [done[i] for i in range(len(networks))]
 
@@ -78,7 +78,7 @@ def trained_on(
     rows: Rows,            # Of classes
     config: MethodConfig,  # Epochs, rows and seed
 ) -> DenseNetwork:
-    "The network after the training that every candidate may have, or as it was, whichever has the higher validation accuracy."
+    "The network after the training that every candidate may have, or as it was: the better by validation accuracy."
     training = config.training(rows=len(rows.fit.y))
     after = train_networks([trainable(network)], *rows.fit, *rows.compare, training, config.seed)[0].network
     accuracy = [evaluate(n, *rows.compare) for n in (network, after)]

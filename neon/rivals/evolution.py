@@ -28,12 +28,15 @@ def spaced(
     return [networks[i] for i in sorted(places)]
 
 # %% ../../nbs/6_rivals/02_evolution.ipynb #72adb15d
-@method("ecomp", label="EComp", family="evolution", source="Evolution, the preset neon", stochastic=True)
+@method("ecomp", label="EComp", family="published rivals", source="Evolution, the preset neon", stochastic=True)
 def evolved(
-    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig,
-    most: int = 12, # Candidates of the front
+    network: DenseNetwork, # To be compressed; not changed
+    rows: Rows,            # Its rows to fit and to compare on are used
+    guard: Guard,          # Not used: a front serves all budgets
+    config: MethodConfig,  # Effort, which sets the population; seed, epochs and rows of the training
+    most: int = 12,        # Candidates of the front
 ) -> Iterator[Candidate]:
-    "The front of one search, from large to small, each trained when asked for."
+    "The front of one search, from large to small, each trained as it is yielded."
     if network.architecture.depth == 0: return
     preset = PRESETS["neon"].replace(population=max(4, round(40*config.effort)), size="parameters")
     search = evolve(network, *rows.fit, *rows.compare, preset, config.seed)

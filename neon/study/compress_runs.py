@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ES', 'AS_TRAINED', 'AS_PUBLISHED', 'GATES', 'COMPRESS_COLUMNS', 'PROMISES', 'TURNS', 'FACTS', 'CONTROLS',
            'CONTROL_COLUMNS', 'reference_training', 'stopping_data', 'reference_protocol', 'base_networks',
-           'CompressRun', 'smallest_on_test', 'outcome', 'rows_for', 'evaluation_entries', 'promise_entries', 'gather',
-           'run_compress', 'train_for', 'linear_facts', 'fact_entries', 'twins_of', 'guess_size', 'try_guess',
-           'equal_time_entries', 'run_controls', 'without_twin', 'per_dataset', 'over_budget_entries', 'summary_entry',
-           'summary_table', 'promise_table', 'simulated_violations', 'violation_table', 'hard_networks',
-           'common_networks', 'oracle_sizes', 'method_entries', 'gap_table', 'training_seconds', 'cost_table',
-           'objective_entries', 'objective_table']
+           'CompressRun', 'smallest_on_test', 'outcome', 'rows_for', 'evaluation_entries', 'promise_entries',
+           'resume_table', 'run_compress', 'train_for', 'linear_facts', 'fact_entries', 'twins_of', 'guess_size',
+           'try_guess', 'equal_time_entries', 'run_controls', 'without_twin', 'per_dataset', 'over_budget_entries',
+           'summary_entry', 'summary_table', 'promise_table', 'simulated_violations', 'violation_table',
+           'hard_networks', 'common_networks', 'oracle_sizes', 'method_entries', 'gap_table', 'training_seconds',
+           'cost_table', 'objective_entries', 'objective_table']
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #50ac873c
 import itertools
@@ -261,8 +261,8 @@ def _lost(before: np.ndarray, after: np.ndarray, part: np.ndarray) -> Drop:
     "What is lost on a part of the rows."
     return mean_drop(100*(before[part] - after[part]), "accuracy")
 
-# %% ../../nbs/8_study/01_compress_runs.ipynb #2ed5b4b3
-def gather(
+# %% ../../nbs/8_study/01_compress_runs.ipynb #83011183
+def resume_table(
     path: str | Path,         # A csv; what is in it is not done again
     tasks: Sequence[tuple],   # Values of `key`
     key: Sequence[str],       # Columns that name a task
@@ -304,7 +304,7 @@ def run_compress(
         base_networks(run.n_networks, _prepared(name, run.protocol, run.seed), run.reference, run.seed, networks/name, workers)
     tasks = [(name, i) for i in range(run.n_networks) for name in run.datasets]
     with Workers(workers, _setup, run, networks) as pool:
-        return gather(Path(folder)/"compress.csv", tasks, ("dataset", "network"), lambda todo: pool.map(_evaluate, todo))
+        return resume_table(Path(folder)/"compress.csv", tasks, ("dataset", "network"), lambda todo: pool.map(_evaluate, todo))
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #ad567112
 TURNS = ((1, 0.01), (4, 0.02), (4, 0.005), (1, 0.02))  # Length (1: that of `train_longer`) and learning rate of the trainings, in turns
@@ -445,7 +445,7 @@ def equal_time_entries(
     every = [same | outcome(network, v.chosen.candidate, v.chosen.drop, v.tested, data, v.guard.budget, offers) for v in verdicts]
     return [{name: entry[name] for name in CONTROL_COLUMNS} for entry in every]
 
-# %% ../../nbs/8_study/01_compress_runs.ipynb #2e23c07f
+# %% ../../nbs/8_study/01_compress_runs.ipynb #c302ebcb
 def _control(context: tuple, task: tuple[str, int, str]) -> list[dict]:
     "In a worker: one network with one control."
     (run, networks, seconds, known, facts), (dataset, i, method) = context, task
@@ -472,7 +472,7 @@ def run_controls(
     for methods in (CONTROLS[:3], CONTROLS[3:]):
         tasks = [(*one, method) for one in sorted(seconds, key=lambda one: one[1]) for method in methods]
         with Workers(workers, _setup, run, networks, seconds, known, facts) as pool:
-            table = gather(path, tasks, key, lambda todo, pool=pool: pool.map(_control, todo))
+            table = resume_table(path, tasks, key, lambda todo, pool=pool: pool.map(_control, todo))
         known = table[table.method == "scratch, depth 1"]
     return table
 
