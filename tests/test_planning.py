@@ -170,7 +170,7 @@ def test_random_episodes_keep_the_promises(originals, task):
                 right = rightness(v.network, task.x_judge, task.y_judge)
                 assert v.accuracy == pytest.approx(float(right.mean()))
                 assert v.within == task.config.guard(e.budget).holds(v.drop)
-            if e.best: assert e.bits == pytest.approx(math.log2(e.original.n_params/e.best.n_params))
+            if e.best: assert e.bits == pytest.approx(math.log2(e.original.n_params/e.best.size))
             sizes = [v.size for v in e.visits if v.within]
             assert sizes == sorted(sizes, reverse=True), "a pass never makes a good network larger"
 
