@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.common import SEED, Options, Part, callback, data_of, plain_row, timed, trained
+from benchmarks.common import SEED, Options, Part, data_of, plain_row, say, timed, trained
 from neon.compress import compress
 from neon.foundations.core import torch_generator
 from neon.foundations.data import PreparedData
@@ -35,6 +35,6 @@ def run(options: Options) -> Iterator[Part]:
         for state in range(1 if options.quick else STATES):
             result, took = timed(partial(compress, network, x, y, 1.0, validation=held, random_state=state))
             seconds.append(took)
-            callback(f"compress {name}: {took:.1f} s, {result.original.architecture} became {result.network.architecture}")
+            say(f"compress {name}: {took:.1f} s, {result.original.architecture} became {result.network.architecture}")
         size = network.architecture.n_params
         yield "", [plain_row("compress", name, f"{size:,} parameters, {rows:,} rows: CPU seconds of one call", float(np.median(seconds)))]

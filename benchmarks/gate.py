@@ -33,6 +33,7 @@ from neon.foundations.core import generator, torch_generator
 from neon.foundations.data import load_dataset, prepare
 from neon.foundations.networks import build_network, random_architecture
 from neon.foundations.training import AnnealConfig, anneal
+from neon.methods.contract import undivided
 from neon.published.runs import RunConfig, run
 from neon.study.jobs import StudyConfig, run_study
 
@@ -63,11 +64,11 @@ def plans() -> dict[str, str]:
     agent, found = load_planner("generic"), {}
     for name in ("wine", "breast_cancer"):
         data = prepare(load_dataset(name), "strict", seed=0)
-        rows = data.X_train, data.y_train, data.X_validation, data.y_validation
+        rows = undivided(data)
         for i in range(5):
             drawn = build_network(random_architecture(data.n_features, data.n_classes, generator(i, "gate")), torch_generator(i, "gate"))
-            network, = anneal([drawn], *rows[:2], AnnealConfig(60, 64, 3e-3))
-            for p in plan_budgets(agent, network, *rows, [1.0, 5.0]):
+            network, = anneal([drawn], *rows.fit, AnnealConfig(60, 64, 3e-3))
+            for p in plan_budgets(agent, network, rows, [1.0, 5.0]):
                 found[f"plan {name} {i} {p.budget:g}"] = digest(p.network, p.actions, p.reasons)
     return found
 
@@ -108,9 +109,9 @@ def compressions() -> dict[str, str]:
         model = fitted(torch_model(x.shape[1], outputs), x[:n], y[:n])
         for held in ((x[n:], y[n:]), None):
             r = compress(model, x[:n], y[:n], 2.0, validation=held, metric=metric, search=hurry)
-            tested = [(a.candidate.network.architecture.n_params, a.drop.points, a.drop.error, a.accepted) for a in r.asked]
+            tested = [(a.candidate.network.architecture.n_params, a.drop.points, a.drop.error, a.accepted) for a in r.tested]
             front = [(c.network.architecture.n_params, c.drop.points) for c in r.front]
-            found[f"compress {metric} {'with' if held else 'without'} validation"] = digest(r.network, r.drop, r.origin, tested, front, r.score)
+            found[f"compress {metric} {'with' if held else 'without'} validation"] = digest(r.network, r.drop, r.how, tested, front, r.score)
     return found
 
 

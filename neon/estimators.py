@@ -20,7 +20,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from .compress import CompressConfig, Rows, compress_rows, hold_out
+from .compress import CompressConfig, compress_rows
+from .methods.contract import Part, Rows, hold_out
 from .foundations.core import PROTOCOLS, NeonError, require, resolve_device, torch_generator
 from .compression.export import class_indices, from_sklearn, is_sklearn_network, to_onnx, with_scaling, with_values
 from .foundations.networks import Architecture, DenseNetwork, Layer, build_network, parse_network
@@ -35,27 +36,27 @@ def _architecture(n_inputs: int, hidden: Sequence[int], n_outputs: int) -> Archi
 
 def train_classifier(rows: Rows, n_classes: int, hidden: Sequence[int], max_epochs: int, seed: int) -> DenseNetwork:
     "A network that stopped early; where there are no rows to compare on, one trained to the end."
-    config = PROTOCOLS["strict"].base_training.replace(epochs=max_epochs, patience=10 if len(rows.x_compare) else None)
-    network = build_network(_architecture(rows.x.shape[1], hidden, n_classes), torch_generator(seed, "weights")).to(rows.x.device)
-    compare = (rows.x_compare, rows.y_compare) if len(rows.x_compare) else (rows.x, rows.y)
-    return train_networks([network], rows.x, rows.y, *compare, config, seed)[0].network
+    config = PROTOCOLS["strict"].base_training.replace(epochs=max_epochs, patience=10 if len(rows.compare.x) else None)
+    network = build_network(_architecture(rows.fit.x.shape[1], hidden, n_classes), torch_generator(seed, "weights")).to(rows.fit.x.device)
+    compare = rows.compare if len(rows.compare.x) else rows.fit
+    return train_networks([network], *rows.fit, *compare, config, seed)[0].network
 
 
 def train_regressor(rows: Rows, hidden: Sequence[int], max_epochs: int, seed: int) -> DenseNetwork:
     "The best of three durations of training; where there are no rows to compare on, the middle one."
-    network = build_network(_architecture(rows.x.shape[1], hidden, rows.y.shape[1]), torch_generator(seed, "weights")).to(rows.x.device)
-    usual, most = 15*len(rows.x)**0.5, max(1, max_epochs*len(rows.x)//64)
-    longest = [min(most, round(factor*usual) + 30) for factor in ((1/3, 1, 3) if len(rows.x_compare) else (1,))]
+    network = build_network(_architecture(rows.fit.x.shape[1], hidden, rows.fit.y.shape[1]), torch_generator(seed, "weights")).to(rows.fit.x.device)
+    usual, most = 15*len(rows.fit.x)**0.5, max(1, max_epochs*len(rows.fit.x)//64)
+    longest = [min(most, round(factor*usual) + 30) for factor in ((1/3, 1, 3) if len(rows.compare.x) else (1,))]
     configs = [AnnealConfig(updates, 64, 3e-3, max(1, updates//20), "squared") for updates in longest]
-    trained = [anneal([network], rows.x, rows.y, config, seed)[0] for config in configs]
-    error = lambda n: float((predict(n, rows.x_compare) - rows.y_compare).square().mean())
+    trained = [anneal([network], *rows.fit, config, seed)[0] for config in configs]
+    error = lambda n: float((predict(n, rows.compare.x) - rows.compare.y).square().mean())
     return min(trained, key=error) if len(trained) > 1 else trained[0]
 
 # %% ../nbs/7_doors/01_estimators.ipynb #b9759c28
 def _split(x: Tensor, y: Tensor, share: float, seed: int) -> tuple[Rows, bool]:
     "Rows for the three purposes, and whether there were enough; where not, all are there to fit."
     try: return hold_out(x, y, None, share, seed), True
-    except NeonError: return Rows(x, y, x[:0], y[:0], x[:0], y[:0]), False
+    except NeonError: return Rows(Part(x, y), Part(x[:0], y[:0]), Part(x[:0], y[:0])), False
 
 
 def _as_network(given) -> DenseNetwork:

@@ -1,5 +1,6 @@
 """compress: what it promises, for every way of asking."""
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,12 +8,14 @@ import torch
 from sklearn.datasets import load_breast_cancer
 from torch import nn
 
-from neon.compress import CompressConfig, compress, compress_rows, hold_out, plain_cuts
+from neon.compress import CompressConfig, compress, compress_rows
+from neon.compression.proposals import plain_cuts
 from neon.compression.search import SearchConfig
 from neon.foundations.core import NeonError, torch_generator
 from neon.foundations.networks import Architecture, Layer, build_network, load_network
 from neon.foundations.surgery import fold_norms
 from neon.foundations.training import AnnealConfig, anneal, predict
+from neon.methods.contract import Part, hold_out
 from neon.methods.guard import METRICS, Guard, paired_drop
 
 HURRY = SearchConfig(effort=0.25, rounds=1, starts=2)
@@ -51,23 +54,23 @@ def test_smaller_within_the_budget_and_repeatable(task):
 def test_the_promise_is_about_rows_that_did_not_choose(task):
     network, fit, validation, _ = task
     rows = hold_out(*fit, validation)
-    everything = torch.cat([rows.x_compare, rows.x_guard]), torch.cat([rows.y_compare, rows.y_guard])
+    everything = rows.held
     for result in compress_rows(network, rows, CompressConfig(budgets=(1.0, 4.0), agent=None, search=HURRY)):
         guard = result.guard
-        x, y = everything if result.drop.rows == len(everything[1]) else (rows.x_guard, rows.y_guard)
+        x, y = everything if result.drop.rows == len(everything[1]) else rows.guard
         drop = paired_drop(guard.metric, y, predict(network, x), predict(result.network, x))
         assert drop.points == pytest.approx(result.drop.points, abs=1e-4) and guard.sharing(2).holds(drop)
-        assert all(a.accepted == guard.sharing(2).holds(a.drop) for a in result.asked)
-        assert all(a.candidate.without_comparison or a.drop.rows == len(rows.y_guard) for a in result.asked)
-        sizes = [a.candidate.size for a in result.asked]
+        assert all(a.accepted == guard.sharing(2).holds(a.drop) for a in result.tested)
+        assert all(a.candidate.without_comparison or a.drop.rows == len(rows.guard.y) for a in result.tested)
+        sizes = [a.candidate.size for a in result.tested]
         assert sum(after > before for before, after in zip(sizes, sizes[1:], strict=False)) <= 1  # two lines, each falling
-        assert result.network.architecture.n_params == min(a.candidate.size for a in result.asked if a.accepted)
+        assert result.network.architecture.n_params == min(a.candidate.size for a in result.tested if a.accepted)
 
 
 def test_rows_that_the_search_never_saw_do_not_steer_it(task):
     network, fit, validation, _ = task
     rows, config = hold_out(*fit, validation), CompressConfig(agent=None, search=HURRY)
-    turned = type(rows)(rows.x, rows.y, rows.x_compare, rows.y_compare, rows.x_guard, 1 - rows.y_guard)
+    turned = replace(rows, guard=Part(rows.guard.x, 1 - rows.guard.y))
     honest, misled = compress_rows(network, rows, config)[0], compress_rows(network, turned, config)[0]
     assert [str(c.network.architecture) for c in honest.front] == [str(c.network.architecture) for c in misled.front]
 
@@ -136,7 +139,7 @@ def test_without_validation_rows_a_part_is_kept(task):
     network, (x, y), _, _ = task
     result = compress(network, x, y, budget=3, search=HURRY, agent=None)
     kept = 0.3*250  # all of them judge what was made without them, the guard's part the rest
-    assert all(min(abs(a.drop.rows - kept), abs(a.drop.rows - 0.7*kept)) <= 2 for a in result.asked)
+    assert all(min(abs(a.drop.rows - kept), abs(a.drop.rows - 0.7*kept)) <= 2 for a in result.tested)
 
 
 def test_plain_cuts_get_smaller_and_stay_close(task):

@@ -60,7 +60,8 @@ def mixed_table(n=60, seed=0):
     size[::7] = np.nan
     hue = rng.choice(["red", "blue", "green"], n).astype(object)
     hue[::5] = None
-    X = pd.DataFrame({"size": size, "hue": hue, "tall": rng.random(n) > 0.5, "one": 1.0, "count": rng.integers(0, 9, n)})
+    X = pd.DataFrame({"size": size, "hue": hue, "tall": rng.random(n) > 0.5, "one": 1.0,
+                      "count": rng.integers(0, 9, n)})
     return X, pd.Series(rng.permutation(np.resize(["no", "yes", "perhaps"], n)), name="answer")
 
 
@@ -76,13 +77,16 @@ def test_registry_holds_the_28_the_bundled_and_the_variants():
 
 
 @pytest.mark.parametrize("name, columns, rows, openml_id", [
-    ("2dplanes", 11, 40768, 727), ("ailerons", 41, 13750, 734), ("airlines", 8, 26969, 42493), ("Amazon_employee_access", 10, 32769, 4135),
+    ("2dplanes", 11, 40768, 727), ("ailerons", 41, 13750, 734), ("airlines", 8, 26969, 42493),
+    ("Amazon_employee_access", 10, 32769, 4135),
     ("bank-marketing", 17, 45211, 1461), ("cardiotocography", 36, 2126, 1466), ("CreditCardSubset", 31, 14240, 4154),
-    ("diabetes", 9, 768, 37), ("diggle_table_a2", 9, 310, 818), ("disclosure_z", 4, 662, 931), ("electricity-normalized", 9, 45312, 151),
+    ("diabetes", 9, 768, 37), ("diggle_table_a2", 9, 310, 818), ("disclosure_z", 4, 662, 931),
+    ("electricity-normalized", 9, 45312, 151),
     ("first-order-theorem-proving", 52, 6118, 1475), ("fried", 11, 40768, 901), ("house_8L", 9, 22784, 843),
     ("jungle_chess_2pcs_raw_endgame_complete", 7, 44819, 41027), ("kr-vs-k", 7, 28056, 1481), ("kropt", 7, 28056, 184),
     ("meta_stream_intervals", 75, 45164, 279), ("mfeat-karhunen", 65, 2000, 16), ("mfeat-morphological", 7, 2000, 18),
-    ("no2", 8, 500, 886), ("nomao", 119, 34465, 1486), ("nursery", 9, 12960, 26), ("phoneme", 6, 5404, 1489), ("pm10", 8, 500, 750),
+    ("no2", 8, 500, 886), ("nomao", 119, 34465, 1486), ("nursery", 9, 12960, 26), ("phoneme", 6, 5404, 1489),
+    ("pm10", 8, 500, 750),
     ("rmftsa_sleepdata", 3, 1024, 741), ("satimage", 37, 6430, 182), ("tamilnadu-electricity", 4, 45781, 40985)])
 def test_registry_agrees_with_the_published_table(name, columns, rows, openml_id):
     info = dataset_info(name)
@@ -115,11 +119,13 @@ def test_index_of_cards_is_current():
 @pytest.mark.parametrize("name", ["digits", "breast_cancer", "wine", "iris"])
 def test_bundled_tables_have_the_registered_shape(name):
     dataset, info = load_dataset(name), dataset_info(name)
-    assert dataset.X.shape == (info.n_rows, info.n_columns - 1) and dataset.y.nunique() == info.n_classes and dataset.info is info
+    assert dataset.X.shape == (info.n_rows, info.n_columns - 1)
+    assert dataset.y.nunique() == info.n_classes and dataset.info is info
 
 
-@pytest.mark.parametrize("typed, meant", [("digit", "digits"), ("electricity", "electricity-normalized"), ("DIABETES", "diabetes"),
-                                          ("kropt2", "kropt"), ("breast-cancer", "breast_cancer")])
+@pytest.mark.parametrize("typed, meant", [
+    ("digit", "digits"), ("electricity", "electricity-normalized"), ("DIABETES", "diabetes"), ("kropt2", "kropt"),
+    ("breast-cancer", "breast_cancer")])
 def test_unknown_name_suggests_the_closest(typed, meant):
     with pytest.raises(NeonError, match=f"unknown data set '{typed}'.*'{meant}'"): load_dataset(typed)
 
@@ -168,7 +174,8 @@ def test_registered_name_in_folder_is_checked(tmp_path):
 def test_known_copy_loads_with_a_warning(tmp_path):
     X, y = _fake("CreditCardSubset", n_features=29)
     X.assign(target=y).to_parquet(tmp_path / "CreditCardSubset.parquet")
-    with pytest.warns(UserWarning, match="31 columns.*found 14240 rows, 30 columns"): load_dataset("CreditCardSubset", data_dir=tmp_path)
+    with pytest.warns(UserWarning, match="31 columns.*found 14240 rows, 30 columns"):
+        load_dataset("CreditCardSubset", data_dir=tmp_path)
 
 
 def test_leaking_columns_are_dropped_from_the_parent(tmp_path):
@@ -196,7 +203,8 @@ def test_images_keep_the_official_test_part(tmp_path):
     (tmp_path / "shapes_test.npz").unlink()
     with pytest.raises(NeonError, match="shapes_test.npz"): load_dataset("shapes", data_dir=tmp_path)
     with pytest.raises(NeonError, match="expected 70000 rows, 785 columns"):
-        for part in ("train", "test"): np.savez(tmp_path / f"fashion_mnist_{part}.npz", images=np.zeros((4, 2, 2)), labels=np.arange(4))
+        for part in ("train", "test"):
+            np.savez(tmp_path / f"fashion_mnist_{part}.npz", images=np.zeros((4, 2, 2)), labels=np.arange(4))
         load_dataset("fashion_mnist", data_dir=tmp_path)
 
 
@@ -265,7 +273,8 @@ def test_damaged_cache_is_fetched_again(openml, tmp_path, damage):
 def test_damaged_cache_without_network_says_both(tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "openml-37.parquet").write_bytes(b"junk")
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(NeonError, match="cannot fetch 'diabetes'"): load_dataset("diabetes")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(NeonError, match="cannot fetch 'diabetes'"):
+        load_dataset("diabetes")
 
 
 def test_folder_comes_before_cache_and_cache_before_openml(openml, tmp_path):
@@ -278,13 +287,15 @@ def test_folder_comes_before_cache_and_cache_before_openml(openml, tmp_path):
 
 def test_wrong_openml_table_is_refused_naming_both_shapes(openml, monkeypatch):
     monkeypatch.setitem(REGISTRY, "toy", dataclasses.replace(TOY, n_rows=25, n_columns=5))
-    with pytest.raises(NeonError, match="OpenML id 90001: expected 25 rows, 5 columns.*found 24 rows, 4 columns"): load_dataset("toy")
+    with pytest.raises(NeonError, match="OpenML id 90001: expected 25 rows, 5 columns.*found 24 rows, 4 columns"):
+        load_dataset("toy")
 
 
 @pytest.mark.parametrize("name", ["diabetes", "cardiotocography__noleak", "no2__concentration"])
 def test_offline_error_says_what_to_do(name, tmp_path):
     base = "cardiotocography" if name == "cardiotocography__noleak" else name
-    with pytest.raises(NeonError, match=f"cannot fetch '{base}'.*set NEON_DATA to a folder.*{base}.parquet.*path of such a file"):
+    advice = f"set NEON_DATA to a folder.*{base}.parquet.*path of such a file"
+    with pytest.raises(NeonError, match=f"cannot fetch '{base}'.*{advice}"):
         load_dataset(name)
     assert not list((tmp_path / "cache").glob("*.parquet"))
 
@@ -298,7 +309,8 @@ def test_regression_target_at_openml_is_cut_at_its_mean(monkeypatch):
 
 
 def test_registered_target_cannot_be_renamed():
-    with pytest.raises(NeonError, match="'iris' comes with its own target"): load_dataset("iris", target="petal width (cm)")
+    with pytest.raises(NeonError, match="'iris' comes with its own target"):
+        load_dataset("iris", target="petal width (cm)")
 
 
 # Files
@@ -335,12 +347,15 @@ def test_bad_csv_names_the_offending_thing(tmp_path, text, message):
 
 def test_bad_files(tmp_path):
     with pytest.raises(NeonError, match="nothing.csv does not exist"): load_dataset(tmp_path / "nothing.csv")
-    with pytest.raises(NeonError, match="not a data file; expected one of .parquet"): load_dataset(write(tmp_path, "a", "table.xlsx"))
+    with pytest.raises(NeonError, match="not a data file; expected one of .parquet"):
+        load_dataset(write(tmp_path, "a", "table.xlsx"))
     with pytest.raises(NeonError, match="is empty"): load_dataset(write(tmp_path, "", "table.parquet"))
-    with pytest.raises(NeonError, match="cannot read .*broken.parquet"): load_dataset(write(tmp_path, "junk", "broken.parquet"))
+    with pytest.raises(NeonError, match="cannot read .*broken.parquet"):
+        load_dataset(write(tmp_path, "junk", "broken.parquet"))
     (tmp_path / "binary.csv").write_bytes(b"a,b\n\xff\xfe\x00,1\n")
     with pytest.raises(NeonError, match="cannot read .*binary.csv"): load_dataset(tmp_path / "binary.csv")
-    with pytest.raises(NeonError, match="no column 'klass'.*'class'"): load_dataset(write(tmp_path, "a,class\n1,0\n2,1\n"), target="klass")
+    with pytest.raises(NeonError, match="no column 'klass'.*'class'"):
+        load_dataset(write(tmp_path, "a,class\n1,0\n2,1\n"), target="klass")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"a,y\n" + os.urandom(4000))[:900])
     with pytest.raises(NeonError, match="cannot read .*cut.csv.gz"): load_dataset(tmp_path / "cut.csv.gz")
 
@@ -348,10 +363,11 @@ def test_bad_files(tmp_path):
 @pytest.mark.parametrize("name, separator", [("t.csv", ","), ("t.csv", ";"), ("t.tsv", "\t"), ("t.csv.gz", ",")])
 def test_separators_and_row_names(tmp_path, name, separator):
     X, y = mixed_table()
-    X.assign(answer=y).to_csv(tmp_path / name, sep=separator)                    # with pandas' row names in a nameless first column
+    X.assign(answer=y).to_csv(tmp_path / name, sep=separator)    # with pandas' row names in a nameless first column
     dataset = load_dataset(tmp_path / name)
     assert list(dataset.X) == list(X) and dataset.y.tolist() == y.tolist()
-    assert [neon_data.column_kind(dataset.X[column]) for column in X] == ["numeric", "nominal", "nominal", "numeric", "numeric"]
+    kinds = [neon_data.column_kind(dataset.X[column]) for column in X]
+    assert kinds == ["numeric", "nominal", "nominal", "numeric", "numeric"]
 
 
 def test_nominal_column_with_one_wordy_category_is_nominal(tmp_path):
@@ -360,8 +376,9 @@ def test_nominal_column_with_one_wordy_category_is_nominal(tmp_path):
     assert neon_data.column_kind(dataset.X["children"]) == "nominal"
 
 
-@pytest.mark.parametrize("labels", [["yes", "no"], [0, 1], [-1, 1], [3, 7, 12], [True, False], [1.0, 2.0], ["NA", "None", "EU"],
-                                    ["10", "9"], ["naïve", "ß", "日本"], [0.5, 1.5]])
+@pytest.mark.parametrize("labels", [
+    ["yes", "no"], [0, 1], [-1, 1], [3, 7, 12], [True, False], [1.0, 2.0], ["NA", "None", "EU"], ["10", "9"],
+    ["naïve", "ß", "日本"], [0.5, 1.5]])
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_labels_of_any_type_survive_file_and_coding(tmp_path, labels, suffix):
     y = pd.Series(np.resize(np.array(labels, dtype=object), 40)).infer_objects()
@@ -372,10 +389,14 @@ def test_labels_of_any_type_survive_file_and_coding(tmp_path, labels, suffix):
     decoded = np.empty(40, dtype=object)
     for part in PARTS: decoded[getattr(data.split, part)] = data.classes[getattr(data, f"y_{part}").numpy()]
     expected = [int(label) for label in y] if suffix == "csv" and labels == ["10", "9"] else y.tolist()
-    assert decoded.tolist() == expected and [type(a) is bool for a in decoded[:2].tolist()] == [type(b) is bool for b in expected[:2]]
+    assert decoded.tolist() == expected
+    assert [type(a) is bool for a in decoded[:2].tolist()] == [type(b) is bool for b in expected[:2]]
 
 
-@given(st.lists(st.one_of(st.integers(-50, 50), st.text(max_size=3), st.booleans(), st.floats(-9, 9)), min_size=1, max_size=30))
+LABELS = st.one_of(st.integers(-50, 50), st.text(max_size=3), st.booleans(), st.floats(-9, 9))
+
+
+@given(st.lists(LABELS, min_size=1, max_size=30))
 @settings(max_examples=25, deadline=None)
 def test_coding_of_labels_is_one_to_one(labels):
     y = pd.Series(labels, dtype=object)
@@ -389,7 +410,8 @@ def test_coding_of_labels_is_one_to_one(labels):
 def test_bad_tables_made_in_memory():
     good = pd.Series([0, 1])
     for X, y, message in [
-            (pd.DataFrame({"when": pd.to_datetime(["2020-01-01", "2020-01-02"])}), good, "column 'when' has type datetime64"),
+            (pd.DataFrame({"when": pd.to_datetime(["2020-01-01", "2020-01-02"])}), good,
+             "column 'when' has type datetime64"),
             (pd.DataFrame({"z": [1j, 2j]}), good, "column 'z' holds complex numbers"),
             (pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]), good, "column 'a' appears more than once"),
             (pd.DataFrame({"a": [1.0, -np.inf]}), good, "'a' has an infinite value, first in row 1"),
@@ -402,7 +424,8 @@ def test_bad_tables_made_in_memory():
 
 def test_rows_too_few_for_the_split():
     for protocol in PROTOCOLS:
-        with pytest.raises(NeonError, match="8 rows are too few for the split"): prepare(as_dataset(np.zeros((8, 1)), [0, 1]*4), protocol)
+        with pytest.raises(NeonError, match="8 rows are too few for the split"):
+            prepare(as_dataset(np.zeros((8, 1)), [0, 1]*4), protocol)
         assert len(prepare(as_dataset(np.zeros((9, 1)), [0, 1, 0]*3), protocol).y_validation) == 2
 
 
@@ -437,7 +460,8 @@ def test_seed_moves_the_strict_split_and_not_the_published_one():
     rest, test = train_test_split(np.arange(200), test_size=0.3, random_state=0)
     train, validation = train_test_split(rest, test_size=0.2, random_state=1)
     split = split_rows(codes, "paper", 7)
-    for ours, theirs in [(split.train, train), (split.validation, validation), (split.test, test)]: assert ours.tolist() == theirs.tolist()
+    for ours, theirs in [(split.train, train), (split.validation, validation), (split.test, test)]:
+        assert ours.tolist() == theirs.tolist()
     own = PROTOCOLS["paper"].replace(name="own", fixed_split=False)
     assert split_rows(codes, own, 0).test.tolist() != split_rows(codes, own, 1).test.tolist()
 
@@ -455,7 +479,8 @@ def test_very_rare_classes_survive_stratification():
 def test_class_absent_from_training_keeps_its_code():
     y = ["a"]*30 + ["b"]*30 + ["z"]
     for seed in range(3):
-        data = prepare(as_dataset(np.arange(61.0)[:, None], y), PROTOCOLS["paper"].replace(name="own", fixed_split=False), seed)
+        own = PROTOCOLS["paper"].replace(name="own", fixed_split=False)
+        data = prepare(as_dataset(np.arange(61.0)[:, None], y), own, seed)
         assert data.n_classes == 3 and data.classes.tolist() == ["a", "b", "z"]
 
 
@@ -510,13 +535,15 @@ def test_no_test_row_influences_strict_training_tensors(seed, protocol):
 def test_new_rows_with_unseen_values(protocol):
     X, y = mixed_table()
     data = prepare(as_dataset(X, y), protocol)
-    new = pd.DataFrame({"hue": ["purple", None], "count": [1000, None], "one": [2.0, 3.0], "tall": [None, True], "size": [-1e5, None]})
+    new = pd.DataFrame({"hue": ["purple", None], "count": [1000, None], "one": [2.0, 3.0],
+                        "tall": [None, True], "size": [-1e5, None]})
     assert torch.isfinite(data.transform(new)).all() and data.transform(new).shape == (2, data.n_features)
     assert torch.equal(data.transform(new[list(X)]), data.transform(new))         # order does not matter
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda X: X.drop(columns="hue"), "column 'hue' is missing"), (lambda X: X.assign(answer=0), "unexpected column 'answer'"),
+    (lambda X: X.drop(columns="hue"), "column 'hue' is missing"),
+    (lambda X: X.assign(answer=0), "unexpected column 'answer'"),
     (lambda X: X.assign(size=["big"]*len(X)), "column 'size' should hold numbers but has 'big', first in row 0"),
     (lambda X: X.assign(count=np.inf), "column 'count' has an infinite value"),
     (lambda X: X.assign(size=1e300), "feature 'size' is too large to scale"),
@@ -532,7 +559,7 @@ def test_many_categories_share_a_column_and_few_do_not():
     X = pd.DataFrame({"code": rng.integers(0, 500, 600).astype(str), "letter": rng.choice(list("abc"), 600)})
     data = prepare(as_dataset(X, np.resize([0, 1], 600)))
     assert data.n_features == 32 + 3 and "code=(other)" in data.feature_names
-    assert (data.X_train[:, :32].sum(1) == 1).all() and (data.X_test[:, :32].sum(1) == 1).all()   # unseen codes go to (other)
+    for X in (data.X_train, data.X_test): assert (X[:, :32].sum(1) == 1).all()    # unseen codes go to (other)
 
 
 def test_ordinal_codes_follow_the_numbers():
@@ -542,8 +569,10 @@ def test_ordinal_codes_follow_the_numbers():
 
 
 def test_categories_and_nullable_types():
-    X = pd.DataFrame({"c": pd.Categorical(np.resize(["u", "v"], 30)), "i": pd.array(np.resize([1, 2, None], 30), dtype="Int64"),
-                      "b": pd.array(np.resize([True, None], 30), dtype="boolean"), "o": np.resize(np.array([1, 2.5], dtype=object), 30)})
+    X = pd.DataFrame({"c": pd.Categorical(np.resize(["u", "v"], 30)),
+                      "i": pd.array(np.resize([1, 2, None], 30), dtype="Int64"),
+                      "b": pd.array(np.resize([True, None], 30), dtype="boolean"),
+                      "o": np.resize(np.array([1, 2.5], dtype=object), 30)})
     data = prepare(as_dataset(X, pd.Categorical(np.resize(["x", "y", "z"], 30))))
     assert data.classes.tolist() == ["x", "y", "z"]
     assert set(data.feature_names) == {"i", "o", "i is missing", "c=u", "c=v", "b=True", "b=(missing)"}
@@ -565,4 +594,5 @@ def test_same_seed_same_tensors():
 def test_majority_share_is_that_of_the_training_class():
     data = prepare("breast_cancer")
     top = int(torch.bincount(data.y_train).argmax())
-    assert data.majority_share == pytest.approx(float((data.y_test == top).float().mean())) and data.majority_share > 0.5
+    assert data.majority_share == pytest.approx(float((data.y_test == top).float().mean()))
+    assert data.majority_share > 0.5

@@ -1,33 +1,38 @@
-"Figures of EComp on small tables: what is drawn, what is refused, what the descriptions say; and the published numbers."
+"Figures of EComp on small tables: what is drawn, refused and described; and the published numbers."
 import numpy as np
 import pandas as pd
 import pytest
 
+from neon.ecomp.figures import WEIGHTING_STYLES, mean_curves, population_curves, size_fronts, winner_boxes
 from neon.foundations.core import NeonError
-from neon.foundations.figures import WEIGHTING_STYLES, mean_curves, population_curves, save_figure, size_fronts, winner_boxes
+from neon.foundations.style import save_figure
 
 MEASURES = ("fitness", "accuracy", "loss", "similarity", "size")
 
 
 def some_records(weightings=("021", "121", "001"), runs=2, generations=7) -> pd.DataFrame:
     "Averages 0.5 + run/100 in all generations but the first, best and worst 0.1 away."
-    rows = [{"weights": w, "run": run, "generation": g} | {f"{name}_{which}": (0.4 if g == 0 else 0.5) + run/100 + step
-            for name in MEASURES for which, step in [("average", 0), ("best", 0.1), ("worst", -0.1)]}
-            for w in weightings for run in range(1, runs + 1) for g in range(generations + 1)]
-    return pd.DataFrame(rows)
+    entries = [{"weights": w, "run": run, "generation": g} | {
+               f"{name}_{which}": (0.4 if g == 0 else 0.5) + run/100 + step
+               for name in MEASURES for which, step in [("average", 0), ("best", 0.1), ("worst", -0.1)]}
+               for w in weightings for run in range(1, runs + 1) for g in range(generations + 1)]
+    return pd.DataFrame(entries)
 
 
 def some_winners(weightings=("021", "121", "001"), runs=4) -> pd.DataFrame:
-    return pd.DataFrame([{"weights": w, "run": run, "test_accuracy": 0.8 + run/100, "kept_width": 0.5 + k/10, "parent_test_accuracy": 0.87}
+    return pd.DataFrame([{"weights": w, "run": run, "test_accuracy": 0.8 + run/100, "kept_width": 0.5 + k/10,
+                          "parent_test_accuracy": 0.87}
                          for k, w in enumerate(weightings) for run in range(1, runs + 1)])
 
 
 def some_fronts(methods=("evolution", "L1"), seeds=2, datasets=("a",)) -> pd.DataFrame:
-    return pd.DataFrame([{"dataset": d, "method": m, "seed": s, "size": size, "accuracy": 0.9 - 0.1*(m == "L1") - (1 - size)/20 + s/100}
+    return pd.DataFrame([{"dataset": d, "method": m, "seed": s, "size": size,
+                          "accuracy": 0.9 - 0.1*(m == "L1") - (1 - size)/20 + s/100}
                          for d in datasets for m in methods for s in range(seeds) for size in (0.25, 0.5, 1.0)])
 
 
-DRAWN = [(population_curves, some_records()), (mean_curves, some_records()), (winner_boxes, some_winners()), (size_fronts, some_fronts())]
+DRAWN = [(population_curves, some_records()), (mean_curves, some_records()), (winner_boxes, some_winners()),
+         (size_fronts, some_fronts())]
 
 
 @pytest.mark.parametrize("draw, table", DRAWN)
@@ -35,9 +40,11 @@ def test_tables_and_files_give_the_same_two_files(draw, table, tmp_path):
     import matplotlib as mpl
     before = dict(mpl.rcParams)
     table.to_csv(tmp_path/"table.csv", index=False)
-    first, second = (save_figure(draw(source), tmp_path/str(i)/"figure") for i, source in enumerate([table, tmp_path/"table.csv"]))
+    sources = [table, tmp_path/"table.csv"]
+    first, second = (save_figure(draw(source), tmp_path/str(i)/"figure") for i, source in enumerate(sources))
     assert [path.name for path in first] == ["figure.svg", "figure.png"]
-    for one, two in zip(first, second, strict=True): assert one.read_bytes() == two.read_bytes() and one.stat().st_size > 2000
+    for one, two in zip(first, second, strict=True):
+        assert one.read_bytes() == two.read_bytes() and one.stat().st_size > 2000
     assert draw(table).get_label()[:20] in first[0].read_text() and dict(mpl.rcParams) == before
 
 
@@ -46,7 +53,8 @@ def test_axes_are_named_and_the_order_of_rows_is_irrelevant(draw, table):
     fig = draw(table)
     named = [*(ax.get_ylabel() for ax in fig.axes), fig.get_supylabel()]
     assert any(unit in text for text in named for unit in ("fraction", "share")) and fig.get_supxlabel()
-    assert fig.legends and sorted(fig.get_label().split()) == sorted(draw(table.sample(frac=1, random_state=0)).get_label().split())
+    mixed = draw(table.sample(frac=1, random_state=0))
+    assert fig.legends and sorted(fig.get_label().split()) == sorted(mixed.get_label().split())
 
 
 def test_a_weighting_looks_the_same_in_all_figures():
@@ -88,13 +96,15 @@ def test_similarity_that_was_not_measured_is_not_drawn_as_perfect():
 def test_other_weightings_are_grey():
     fig = population_curves(some_records(("121", "131", "0.5/2/1")))
     assert [line.get_color() for line in fig.legends[0].get_lines()][1:] == ["#7F7F7F"]*2
-    with pytest.raises(NeonError, match="at most 3 weightings beside"): mean_curves(some_records(("111", "112", "113", "114")))
+    four = some_records(("111", "112", "113", "114"))
+    with pytest.raises(NeonError, match="at most 3 weightings beside"): mean_curves(four)
 
 
 def test_boxes_say_what_they_show():
     winners, published = some_winners(), some_winners().assign(test_accuracy=0.6)
     alt = winner_boxes(winners, published, without=["001"]).get_label()
-    assert "121, 4 runs: mean accuracy 0.825 at kept width 0.600" in alt and "Published: 021, 4 runs: mean accuracy 0.600" in alt
+    assert "121, 4 runs: mean accuracy 0.825 at kept width 0.600" in alt
+    assert "Published: 021, 4 runs: mean accuracy 0.600" in alt
     assert "Not drawn: 001, 4 runs" in alt and "The parent's accuracy is 0.870." in alt
     fig = winner_boxes(winners)
     assert [tick.get_text() for tick in fig.axes[0].get_xticklabels()] == ["021", "121", "001"]
@@ -108,15 +118,18 @@ def test_boxes_say_what_they_show():
 
 def test_fronts_are_means_over_seeds_and_say_what_is_cut():
     fronts = some_fronts()
-    assert "2 seeds" in size_fronts(fronts).get_label() and "evolution: 0.868 at 0.25, 0.905 at 1." in size_fronts(fronts).get_label()
+    alt = size_fronts(fronts).get_label()
+    assert "2 seeds" in alt and "evolution: 0.868 at 0.25, 0.905 at 1." in alt
     assert len(size_fronts(some_fronts(datasets="abcd")).axes) == 4
     assert "cut off" not in size_fronts(fronts).get_supxlabel()
-    fallen = fronts.assign(accuracy=np.where((fronts["method"] == "L1") & (fronts["size"] < 0.3), 0.15, fronts["accuracy"]))
+    low = (fronts["method"] == "L1") & (fronts["size"] < 0.3)
+    fallen = fronts.assign(accuracy=np.where(low, 0.15, fronts["accuracy"]))
     fig = size_fronts(fallen)
     assert "cut off below: L1 (down to 0.15)" in fig.get_supxlabel() and fig.axes[0].get_ylim()[0] > 0.6
     uneven = pd.DataFrame({"method": "m", "seed": [0, 0, 1], "size": [0.2, 0.6, 0.4], "accuracy": [0.5, 0.9, 0.7]})
     line = size_fronts(uneven).axes[0].get_lines()[0]  # each seed counts with its largest network that is not larger
-    assert np.allclose(line.get_xdata(), [0.4, 0.6]) and np.allclose(line.get_ydata(), [0.6, 0.8]) and line.get_drawstyle() == "steps-post"
+    assert np.allclose(line.get_xdata(), [0.4, 0.6]) and np.allclose(line.get_ydata(), [0.6, 0.8])
+    assert line.get_drawstyle() == "steps-post"
 
 
 @pytest.mark.parametrize("draw, table, words", [
@@ -153,9 +166,10 @@ def test_the_published_numbers_are_complete_and_have_the_published_means(root):
     assert set(runs["weights"]) == set(generations["weights"]) == set(WEIGHTING_STYLES)
     assert not runs.duplicated(["weights", "run"]).any() and len(runs) == 70
     assert not generations.duplicated(["weights", "measure", "generation"]).any() and len(generations) == 7*3*13
-    means = {"020": (0.7933, 0.8168), "021": (0.6627, 0.5918), "100": (0.8417, 0.8723), "101": (0.7608, 0.5859), "120": (0.8552, 0.8633),
-             "121": (0.8433, 0.7492), "001": (0.1306, 0.2222)}
+    means = {"020": (0.7933, 0.8168), "021": (0.6627, 0.5918), "100": (0.8417, 0.8723), "101": (0.7608, 0.5859),
+             "120": (0.8552, 0.8633), "121": (0.8433, 0.7492), "001": (0.1306, 0.2222)}
     for weights, expected in means.items():
-        assert np.allclose(runs.loc[runs["weights"] == weights, ["test_accuracy", "kept_width"]].mean(), expected, atol=3e-4), weights
+        found = runs.loc[runs["weights"] == weights, ["test_accuracy", "kept_width"]].mean()
+        assert np.allclose(found, expected, atol=3e-4), weights
     last = generations[generations["generation"] == 100].pivot(index="weights", columns="measure", values="value")
     assert np.allclose(last["size"], runs.groupby("weights")["kept_width"].mean(), atol=1e-3)

@@ -2,6 +2,7 @@
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import papermill
@@ -30,6 +31,7 @@ from neon.foundations.core import NeonError, TrainingConfig, torch_generator
 from neon.foundations.data import load_dataset, prepare
 from neon.foundations.networks import Architecture, Layer, build_network
 from neon.foundations.training import train_networks
+from neon.methods.contract import Part, undivided
 from neon.study.agent_runs import deal_folds, evaluate_agent, origins_of, recorded, stranger_chooser
 
 RULES = PlanConfig(trim=16, steps=30, passes=3)
@@ -121,11 +123,11 @@ def test_budgets_span_their_range():
 
 def test_larger_budgets_give_smaller_networks(tables, networks):
     agent, budgets = load_planner(), (0.0, 1.0, 5.0, 20.0)
-    sizes = [[r.network.architecture.n_params for r in plan_budgets(agent, n, *rows_of(tables[name]), budgets)]
+    sizes = [[r.network.architecture.n_params for r in plan_budgets(agent, n, undivided(tables[name]), budgets)]
              for name in tables for n in networks[name]]
     assert all(list(row) == sorted(row, reverse=True) for row in sizes)
     assert np.log2(np.array(sizes)[:, 0]/np.array(sizes)[:, -1]).mean() > 0.5
-    alone = np.log2([[plan(agent, n, *rows_of(tables[name]), budget=b).network.architecture.n_params for b in (0.0, 20.0)]
+    alone = np.log2([[plan(agent, n, undivided(tables[name]), budget=b).network.architecture.n_params for b in (0.0, 20.0)]
                      for name in tables for n in networks[name]]).mean(0)
     assert alone[0] > alone[1] + 0.5, alone  # the budget by itself, without help from other budgets
 
@@ -134,18 +136,18 @@ def test_a_plan_keeps_its_word(tables, networks):
     data, agent = tables["breast_cancer"], load_planner()
     for network in networks["breast_cancer"]:
         before = [p.clone() for p in network.parameters()]
-        r = plan(agent, network, *rows_of(data), budget=2.0)
+        r = plan(agent, network, undivided(data), budget=2.0)
         assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)), "the network that came in is untouched"
-        assert r.network.architecture.n_params == min(v.n_params for v in r.visits if v.within) < network.architecture.n_params
+        assert r.network.architecture.n_params == min(v.size for v in r.visits if v.within) < network.architecture.n_params
         accuracy = float((r.network(data.X_validation).argmax(1) == data.y_validation).float().mean())
         assert 100*(r.accuracy_before - accuracy) <= 2.0 + 1e-6
         assert r.reasons and all(text.startswith("pass ") for text in r.reasons)
-        assert plan(agent, network, *rows_of(data), budget=2.0).actions == r.actions
-        more = plan(agent, network, *rows_of(data), budget=2.0, tries=3)
+        assert plan(agent, network, undivided(data), budget=2.0).actions == r.actions
+        more = plan(agent, network, undivided(data), budget=2.0, tries=3)
         assert len(more.visits) > len(r.visits)
-        kept = plan(agent, network, *rows_of(data), budget=2.0, config=agent.plan.replace(inputs=False))
+        kept = plan(agent, network, undivided(data), budget=2.0, config=agent.plan.replace(inputs=False))
         assert kept.network.architecture.inputs is None
-        assert plan(agent.under(inputs=False), network, *rows_of(data), budget=2.0).actions == kept.actions
+        assert plan(agent.under(inputs=False), network, undivided(data), budget=2.0).actions == kept.actions
 
 
 def test_any_depth_and_width(tables):
@@ -154,15 +156,16 @@ def test_any_depth_and_width(tables):
     wide = build_network(Architecture(13, (Layer(3000), Layer(3, "identity"))), torch_generator(0, "wide"))
     none = build_network(Architecture(13, (Layer(3, "identity"),)), torch_generator(0, "none"))
     for network in (deep, wide, none):
-        assert plan(load_planner(), network, *rows_of(data), budget=5.0).network.architecture.n_params <= network.architecture.n_params
+        assert plan(load_planner(), network, undivided(data), budget=5.0).network.architecture.n_params <= network.architecture.n_params
 
 
 def test_wrong_input_is_refused(tables, networks):
     data, network, agent = tables["wine"], networks["wine"][0], Planner()
-    x, y, xv, yv = rows_of(data)
-    with pytest.raises(NeonError, match="features"): plan(agent, network, x[:, :3], y, xv[:, :3], yv, budget=1.0)
-    with pytest.raises(NeonError, match="classes"): plan(agent, network, x, y + 1, xv, yv, budget=1.0)
-    with pytest.raises(NeonError, match="percentage points"): plan(agent, network, x, y, xv, yv, budget=-1.0)
+    rows = undivided(data)
+    narrow, shifted = (replace(rows, fit=part) for part in (Part(rows.fit.x[:, :3], rows.fit.y), Part(rows.fit.x, rows.fit.y + 1)))
+    with pytest.raises(NeonError, match="features"): plan(agent, network, narrow, budget=1.0)
+    with pytest.raises(NeonError, match="classes"): plan(agent, network, shifted, budget=1.0)
+    with pytest.raises(NeonError, match="at least 0|percentage points"): plan(agent, network, rows, budget=-1.0)
     with pytest.raises(NeonError, match="reward must be"): PlannerConfig(reward="gold")
 
 

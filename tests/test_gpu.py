@@ -1,4 +1,4 @@
-"The same engine on another device: on CUDA where there is one, and everywhere on one that computes nothing but notices what stays behind."
+"The same engine on another device: on CUDA where there is one, and on one that only sees what stays behind."
 import contextlib
 import copy
 import dataclasses
@@ -22,7 +22,8 @@ from neon.published.environment import Cut, EnvConfig, PruningVectorEnv, make_cu
 from neon.published.runs import RunConfig, prepare_run, run
 
 DEVICE = "cuda"
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: torch.cuda.is_available() is False")
+cuda = pytest.mark.skipif(not torch.cuda.is_available(),
+                          reason="no CUDA device here: torch.cuda.is_available() is False")
 precisions = pytest.mark.parametrize("dtype, within", [(torch.float64, 1e-8), (torch.float32, 1e-3)])
 recoveries = pytest.mark.parametrize("recovery", ["replace", "slice", "refit"])
 STEP = TrainingConfig(epochs=4, batch_size=32, learning_rate=0.005, patience=2)
@@ -42,14 +43,16 @@ def networks(data) -> list[DenseNetwork]:
     "Trained on the CPU: two that share stacks, one with batch norms, one of another depth without biases."
     shapes = [(Layer(24, "tanh"), Layer(16)), (Layer(20), Layer(18, "gelu")),
               (Layer(22, "sigmoid", ("batchnorm",)), Layer(9, "tanh", (), ("batchnorm",))), (Layer(15, bias=False),)]
-    built = [build_network(Architecture(4, (*rows, Layer(2, "identity"))), torch_generator(0, i)) for i, rows in enumerate(shapes)]
+    built = [build_network(Architecture(4, (*layers, Layer(2, "identity"))), torch_generator(0, i))
+             for i, layers in enumerate(shapes)]
     parts = data.X_train, data.y_train, data.X_validation, data.y_validation
     return [r.network for r in train_networks(built, *parts, TrainingConfig(20, 32, 0.01), 0)]
 
 
 def moved(data, networks, device: str, dtype: torch.dtype = torch.float32):
     "Copies of data and networks on a device, in a precision."
-    data = dataclasses.replace(data, **{name: getattr(data, name).to(dtype) for name in ("X_train", "X_validation", "X_test")})
+    data = dataclasses.replace(data, **{name: getattr(data, name).to(dtype)
+                                        for name in ("X_train", "X_validation", "X_test")})
     return data.to(device), [copy.deepcopy(n).to(device, dtype) for n in networks]
 
 
@@ -81,17 +84,20 @@ def test_a_stack_trains_alike(data, networks, dtype, within, average):
     results = []
     for device in ("cpu", DEVICE):
         table, twins = moved(data, networks[:3], device, dtype)
-        results.append((table, train_stack(twins, *parts(table), STEP.replace(average=average, patience=None), 0, range(3))))
+        results.append((table, train_stack(twins, *parts(table), STEP.replace(average=average, patience=None),
+                                           0, range(3))))
     (here, cpu), (there, gpu) = results
     for a, b in zip(cpu, gpu, strict=True):
         assert on(b.network) == {DEVICE} and np.allclose(a.losses, b.losses, rtol=within)
         assert_close(predict(a.network, here.X_test), predict(b.network, there.X_test), within)
-        assert b.validation_accuracy == pytest.approx(evaluate(b.network, there.X_validation, there.y_validation), abs=1e-12)
+        assert b.validation_accuracy == pytest.approx(evaluate(b.network, there.X_validation,
+                                                               there.y_validation), abs=1e-12)
 
 
 @cuda
 def test_dropout_draws_on_the_device_and_repeats_itself(data, networks):
-    shape = Architecture(4, (Layer(12, "tanh", ("dropout",)), Layer(8, "relu", (), ("dropout",), 0.2), Layer(2, "identity")))
+    shape = Architecture(4, (Layer(12, "tanh", ("dropout",)), Layer(8, "relu", (), ("dropout",), 0.2),
+                             Layer(2, "identity")))
     table, twins = moved(data, [build_network(shape, torch_generator(0, i)) for i in range(2)], DEVICE, torch.float64)
     first, again, other = (train_stack(twins, *parts(table), STEP, 0, names) for names in ("ab", "ab", "ac"))
     for a, b, c, differs in zip(first, again, other, (False, True), strict=True):
@@ -105,7 +111,8 @@ def test_bfloat16_reports_single_precision(data, networks):
         assert {t.dtype for t in result.network.parameters()} == {torch.float32}
         loss = F.cross_entropy(predict(result.network, table.X_validation), table.y_validation).item()
         assert result.validation_loss == pytest.approx(loss, rel=1e-4)
-        assert result.validation_accuracy == pytest.approx(evaluate(result.network, table.X_validation, table.y_validation), abs=1e-12)
+        assert result.validation_accuracy == pytest.approx(evaluate(result.network, table.X_validation,
+                                                                    table.y_validation), abs=1e-12)
 
 
 @cuda
@@ -115,7 +122,8 @@ def test_cuts_are_alike(data, networks, recovery, dtype, within):
     results = []
     for device in ("cpu", DEVICE):
         (table, twins), rules = moved(data, networks, device, dtype), RULES.replace(recovery=recovery)
-        cuts = [Cut(start_state(n, table, rules), layer, 6, (i,)) for i, (n, layer) in enumerate(zip(twins, (1, 0, 1, 0), strict=True))]
+        cuts = [Cut(start_state(n, table, rules), layer, 6, (i,))
+                for i, (n, layer) in enumerate(zip(twins, (1, 0, 1, 0), strict=True))]
         results.append((table, make_cuts(cuts, table, rules, seed=7)))
     (here, cpu), (there, gpu) = results
     for (a, before), (b, after) in zip(cpu, gpu, strict=True):
@@ -135,7 +143,7 @@ def test_an_episode_in_step_is_alike(data, networks, recovery):
         while not all(e.terminated for e in env.episodes):
             observation, reward, terminated, _, info = env.step(rng.integers(0, 5, 4))
             history.append((observation, info, reward, terminated))
-        assert {kind for e in env.episodes for kind in on(e.state.network)} == {device} and env.table.memo.used > 0
+        assert {kind for e in env.episodes for kind in on(e.state.network)} == {device} and env.batch.memo.used > 0
         assert all(env.observation_space.contains(h[0]) for h in history)
         histories.append(history)
     for a, b in zip(*histories, strict=True):
@@ -159,7 +167,8 @@ def test_networks_are_compressed_alike(data, networks):
 def test_an_agent_learns_from_networks_on_the_device(data, networks):
     table, twins = moved(data, networks, DEVICE)
     agent = train_agent(twins, table, RULES.replace(recovery="refit"), AgentConfig(episodes=8), progress=False)
-    assert len(agent.log) == 8 and all(np.isfinite(layer["return"]) and np.isfinite(layer["critic_loss"]) for layer in agent.log)
+    assert len(agent.log) == 8
+    assert all(np.isfinite(entry["return"]) and np.isfinite(entry["critic_loss"]) for entry in agent.log)
     for trajectory, _ in compress_networks(agent.actor, twins, table, RULES, 0):
         assert on(trajectory.network) == {DEVICE} and len(trajectory.rewards) == 2*trajectory.network.architecture.depth
 
@@ -179,7 +188,7 @@ SHORT = RULES.replace(passes=1, refit_epochs=2, training=STEP.replace(epochs=2))
 
 
 class OneDevice(TorchDispatchMode):
-    "No operation takes tensors from two devices, other than to copy or to index; whoever asks for a number gets a random one."
+    "No operation takes tensors from two devices, other than to copy or to index; numbers that are read are random."
     may_mix = ("copy_", "_to_copy", "index", "index_put_")
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -188,8 +197,10 @@ class OneDevice(TorchDispatchMode):
         devices = {t.device.type for t in tensors if t.dim()}
         assert len(devices) < 2 or name in self.may_mix, f"{name} mixes {sorted(devices)}"
         if "meta" in {t.device.type for t in tensors}:
-            if name == "_local_scalar_dense": return torch.rand(()).to(tensors[0].dtype).item() if tensors[0].dtype != torch.bool else True
-            if name == "_to_copy" and str(kwargs.get("device")) == "cpu": return torch.rand(tensors[0].shape).to(tensors[0].dtype)
+            if name == "_local_scalar_dense":
+                return torch.rand(()).to(tensors[0].dtype).item() if tensors[0].dtype != torch.bool else True
+            if name == "_to_copy" and str(kwargs.get("device")) == "cpu":
+                return torch.rand(tensors[0].shape).to(tensors[0].dtype)
             if name == "copy_" and tensors[0].device.type == "cpu": return tensors[0]
         return function(*args, **kwargs)
 
@@ -204,12 +215,15 @@ def elsewhere(data, networks, monkeypatch):
         return torch_generator(*names)
     monkeypatch.setattr(training, "torch_generator", stream)
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
-    adam = lambda stack, learning_rate: torch.optim.Adam([p for p in stack.parameters() if p.requires_grad], learning_rate)
+    adam = lambda stack, learning_rate: torch.optim.Adam([p for p in stack.parameters() if p.requires_grad],
+                                                         learning_rate)
     monkeypatch.setattr(training, "_adam", adam)  # there is no fused one for this device
     torch.manual_seed(0)
-    with_dropout = build_network(Architecture(4, (Layer(9, before=("dropout",)), Layer(7, "sigmoid", (), ("dropout",)), Layer(2, "identity"))))
+    with_dropout = build_network(Architecture(4, (Layer(9, before=("dropout",)),
+                                                  Layer(7, "sigmoid", (), ("dropout",)), Layer(2, "identity"))))
     with OneDevice(): yield moved(data, [*networks, with_dropout], "meta")
-    assert {kind for name, kind in streams if name == "dropout"} <= {"meta"}, "dropout is drawn on another device than the data's"
+    dropout = {kind for name, kind in streams if name == "dropout"}
+    assert dropout <= {"meta"}, "dropout is drawn on another device than the data's"
 
 
 @pytest.mark.parametrize("average", [0.0, 1.0])
@@ -220,11 +234,13 @@ def test_training_stays_on_the_device(elsewhere, average):
     assert len({r.epochs for r in results}) > 1 and all(on(r.network) == {"meta"} for r in results)
 
 
-@pytest.mark.parametrize("recovery, importance", [("replace", None), ("slice", "l1"), ("slice", "taylor"), ("refit", "l2"),
+@pytest.mark.parametrize("recovery, importance",
+                         [("replace", None), ("slice", "l1"), ("slice", "taylor"), ("refit", "l2"),
                                                   ("refit", "spread")])
 def test_episodes_stay_on_the_device(elsewhere, recovery, importance):
     data, networks = elsewhere
-    rules = SHORT.replace(recovery=recovery, importance=importance, recovery_rows=50, new_layers_only=importance != "taylor")
+    rules = SHORT.replace(recovery=recovery, importance=importance, recovery_rows=50,
+                          new_layers_only=importance != "taylor")
     env = PruningVectorEnv(networks, data, rules, autoreset_mode=AutoresetMode.DISABLED)
     env.reset(seed=0, options={"networks": range(5)})
     while not all(e.terminated for e in env.episodes): env.step(np.full(5, 3))
@@ -233,7 +249,8 @@ def test_episodes_stay_on_the_device(elsewhere, recovery, importance):
 
 def test_a_policy_needs_no_device(elsewhere):
     data, networks = elsewhere
-    for trajectory, _ in compress_networks(Agent(5).actor, networks[:2], data, SHORT, 0): assert on(trajectory.network) == {"meta"}
+    for trajectory, _ in compress_networks(Agent(5).actor, networks[:2], data, SHORT, 0):
+        assert on(trajectory.network) == {"meta"}
 
 
 def test_units_may_be_a_list_on_any_device(elsewhere):

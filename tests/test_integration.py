@@ -7,7 +7,7 @@ import torch
 from neon.foundations.core import Protocol, TrainingConfig, generator, torch_generator
 from neon.foundations.data import as_dataset, prepare
 from neon.foundations.networks import Architecture, Layer, build_network, load_network, save_network
-from neon.foundations.results import RESULT_COLUMNS, check_results, check_training, join_pairs, read_results, results_table, write_results
+from neon.foundations.results import RESULT_COLUMNS, check_results, check_training, read_results, results_table, write_results
 from neon.foundations.training import evaluate, train_networks
 from neon.published.agent import (
     Agent,
@@ -22,7 +22,14 @@ from neon.published.agent import (
     train_agent,
 )
 from neon.published.environment import EnvConfig, PruningEnv
-from neon.published.runs import RunConfig, evaluate_run, result_entries, split_networks, train_base_networks, train_run_agent
+from neon.published.runs import (
+    RunConfig,
+    evaluate_run,
+    result_entries,
+    split_networks,
+    train_base_networks,
+    train_run_agent,
+)
 
 STEP = TrainingConfig(epochs=5, batch_size=64, learning_rate=5e-3, patience=2)
 
@@ -42,9 +49,9 @@ def data(): return prepare(toy())
 @pytest.fixture(scope="module")
 def networks(data):
     "Four trained networks of different shapes."
-    rows = [(20, 12), (16,), (24, 8), (12, 12, 6)]
-    built = [build_network(Architecture(2, (*(Layer(w) for w in widths), Layer(3, "identity"))), torch_generator(0, "weights", i))
-             for i, widths in enumerate(rows)]
+    shapes = [Architecture(2, (*map(Layer, widths), Layer(3, "identity")))
+              for widths in ((20, 12), (16,), (24, 8), (12, 12, 6))]
+    built = [build_network(shape, torch_generator(0, "weights", i)) for i, shape in enumerate(shapes)]
     trained = train_networks(built, data.X_train, data.y_train, data.X_validation, data.y_validation,
                              TrainingConfig(80, 32, 1e-2, None), seed=0)
     return [result.network for result in trained]
@@ -54,7 +61,8 @@ def networks(data):
 def rules(): return EnvConfig(passes=1, probe_rows=50, training=STEP)
 
 
-def plan(episodes) -> list[tuple]: return [(t.actions, t.rewards, t.infos[-1]["widths"], t.infos[-1]["accuracy"]) for t, _ in episodes]
+def plan(episodes) -> list[tuple]:
+    return [(t.actions, t.rewards, t.infos[-1]["widths"], t.infos[-1]["accuracy"]) for t, _ in episodes]
 
 
 def same_weights(a, b) -> bool:
@@ -94,8 +102,8 @@ def test_train_prune_compare(data, networks, rules, tmp_path):
             assert trajectory.network.architecture.hidden_widths == widths
         tables[mode] = check_results(result_entries(config, data, range(4), networks, episodes))
     assert (tables[4].compression_ratio > tables[1].compression_ratio).all() and (tables[1].compression_ratio > 1).all()
-    pairs = join_pairs(tables[1], tables[4])
-    assert len(pairs) == 4 and (pairs.accuracy_before_a == pairs.accuracy_before_b).all()
+    pairs = tables[1].merge(tables[4], on=["dataset", "network", "seed"], validate="one_to_one")
+    assert len(pairs) == 4 and (pairs.accuracy_before_x == pairs.accuracy_before_y).all()
     write_results(tables[4], tmp_path/"results.csv")
     assert read_results(tmp_path/"results.csv").equals(tables[4]) and list(tables[4]) == RESULT_COLUMNS
     assert len(results_table(tables[4])) == 6
@@ -126,16 +134,28 @@ def test_same_seed_twice_gives_equal_actions_and_rewards(data, networks, rules):
     played = [plan(compress_networks(agent.actor, networks, data, rules, 3, "sampled")) for agent in agents]
     assert played[0] == played[1]
     other = train_agent(networks[:3], data, rules, AgentConfig(episodes=6), seed=4, progress=False)
-    assert [row["keep_ratios"] for row in other.log] != [row["keep_ratios"] for row in agents[0].log], "the seed does nothing"
+    chosen = [[entry["keep_ratios"] for entry in agent.log] for agent in (agents[0], other)]
+    assert chosen[0] != chosen[1], "the seed does nothing"
+
+
+def gentle_reward(reduction: float, accuracy_change: float, budget: float) -> float:
+    "The reduction, minus ten for every point beyond the budget."
+    return reduction - 10*max(0, -accuracy_change - budget)
+
+
+def last_units(network, layer, H, y): return torch.arange(H.shape[1])
 
 
 def test_results_do_not_depend_on_the_number_of_workers(data, networks, rules):
-    played = [compress_networks(None, networks, data, rules, mode="random", workers=workers) for workers in (1, 2)]
-    assert plan(played[0]) == plan(played[1])
-    assert all(same_weights(a.network, b.network) for (a, _), (b, _) in zip(*played, strict=True))
+    "Nor on whether what the rules call travels to them by name or is a function of this file."
+    own = rules.replace(recovery="slice", reward=gentle_reward, importance=last_units)
+    for config in (rules, own):
+        played = [compress_networks(None, networks, data, config, mode="random", workers=workers) for workers in (1, 2)]
+        assert plan(played[0]) == plan(played[1])
+        assert all(same_weights(a.network, b.network) for (a, _), (b, _) in zip(*played, strict=True))
 
 
-def test_order_and_company_change_nothing(data, networks, rules):
+def test_order_and_other_networks_change_nothing(data, networks, rules):
     "A network is compressed alike whether others were compressed before it or not."
     env = PruningEnv(networks, data, rules)
     alone = rollout(env, fixed_policy(3), generator(0), {"network": 1})
@@ -164,7 +184,8 @@ def test_agent_round_trip(data, networks, rules, tmp_path):
     assert header["note"] == "kept" and twin.log == agent.log and twin.config == agent.config
     assert same_weights(twin.actor, agent.actor) and same_weights(twin.critic, agent.critic)
     env = PruningEnv(networks, data, rules)
-    played = [rollout(env, actor_policy(a.actor, greedy=False), generator(0, "x"), {"network": 3}) for a in (agent, twin)]
+    played = [rollout(env, actor_policy(a.actor, greedy=False), generator(0, "x"), {"network": 3})
+              for a in (agent, twin)]
     assert played[0].actions == played[1].actions and played[0].rewards == played[1].rewards
 
 
@@ -185,9 +206,11 @@ def test_training_goes_on_from_a_checkpoint(data, networks, rules, tmp_path, mon
         checkpoint = tmp_path/f"{n}.safetensors"
         with monkeypatch.context() as patch:
             patch.setattr("neon.published.agent.save_agent", stop_at(n))
-            with pytest.raises(Stop): train_agent(networks[:2], data, rules, config, 0, 1, checkpoint, -1, progress=False)
+            with pytest.raises(Stop):
+                train_agent(networks[:2], data, rules, config, 0, 1, checkpoint, -1, progress=False)
         resumed = train_agent(networks[:2], data, rules, config, 0, 1, checkpoint, progress=False)
-        assert resumed.log == whole.log and same_weights(resumed.actor, whole.actor) and same_weights(resumed.critic, whole.critic)
+        assert resumed.log == whole.log
+        assert same_weights(resumed.actor, whole.actor) and same_weights(resumed.critic, whole.critic)
 
 
 # A run
@@ -205,11 +228,11 @@ def test_a_run_on_toy_data(data, rules, tmp_path):
     assert [len(t) for t in tables] == [2, 1]
     for part, table in zip(("train", "test"), tables, strict=True):
         check_results(table)
-        for row in table.to_dict("records"):
-            compressed = load_network(tmp_path/"compressed"/row["network"])
-            assert evaluate(compressed, data.X_test, data.y_test) == row["accuracy_after"], part
-            assert compressed.architecture.n_params == row["parameters_after"]
-            assert str(load_network(tmp_path/"networks"/row["network"]).architecture) == row["architecture_before"]
+        for entry in table.to_dict("records"):
+            compressed = load_network(tmp_path/"compressed"/entry["network"])
+            assert evaluate(compressed, data.X_test, data.y_test) == entry["accuracy_after"], part
+            assert compressed.architecture.n_params == entry["parameters_after"]
+            assert str(load_network(tmp_path/"networks"/entry["network"]).architecture) == entry["architecture_before"]
     again = train_base_networks(3, data, protocol, 0, tmp_path/"networks", progress=False)
     assert all(same_weights(a, b) for a, b in zip(networks, again, strict=True))
     assert same_weights(train_run_agent(config, data, chosen, tmp_path, progress=False, env=rules).actor, agent.actor)

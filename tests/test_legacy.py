@@ -1,7 +1,7 @@
 """The original's interface: checkpoints of strangers, folders, flags and result files.
 
-`fixtures/legacy` holds one network that the original's code saved, in both formats of PyTorch, with what it must answer, and csv files
-with the names and columns that the original writes.
+`fixtures/legacy` holds one network that the original's code saved, in both formats of PyTorch, with what it must
+answer, and csv files with the names and columns that the original writes.
 """
 import io
 import json
@@ -96,14 +96,16 @@ def in_zip(pickled: bytes) -> bytes:
 
 def in_sequence(pickled: bytes) -> bytes:
     machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
-    return b"".join(pickle.dumps(part, 2) for part in (0x1950a86a20f9469cfc6c, 1001, machine)) + pickled + pickle.dumps([], 2)
+    header = b"".join(pickle.dumps(part, 2) for part in (0x1950a86a20f9469cfc6c, 1001, machine))
+    return header + pickled + pickle.dumps([], 2)
 
 
 ATTACKS = {
     "os.system": lambda touch: pickle.dumps(Call(__import__("os").system, touch), 2),
     "eval": lambda touch: pickle.dumps(Call(eval, f"__import__('os').system({touch!r})"), 2),
     "eval, protocol 4": lambda touch: pickle.dumps(Call(eval, f"__import__('os').system({touch!r})"), 4),
-    "exec inside a dictionary": lambda touch: pickle.dumps({"model": [Call(exec, f"__import__('os').system({touch!r})")]}, 2),
+    "exec inside a dictionary":
+        lambda touch: pickle.dumps({"model": [Call(exec, f"__import__('os').system({touch!r})")]}, 2),
     "subprocess": lambda touch: pickle.dumps(Call(subprocess.getoutput, touch), 2),
     "torch.load": lambda touch: by_name("torch", "load", touch),
     "torch.serialization": lambda touch: by_name("torch.serialization", "load", touch),
@@ -122,8 +124,8 @@ ATTACKS = {
 def test_malicious_pickles_are_refused_by_name_and_never_run(attack, container, tmp_path):
     sentinel, file = tmp_path / "sentinel", tmp_path / "netX0model.pt"
     file.write_bytes(container(ATTACKS[attack](f"touch {sentinel}")))
-    with pytest.raises(NeonError, match=r"it asks for the name '[\w.]+', which a checkpoint of a dense network does not need; nothing"):
-        legacy.read_checkpoint(file)
+    match = r"it asks for the name '[\w.]+', which a checkpoint of a dense network does not need; nothing"
+    with pytest.raises(NeonError, match=match): legacy.read_checkpoint(file)
     assert not sentinel.exists()
 
 
@@ -137,10 +139,10 @@ def test_the_attacks_are_real(tmp_path):
     b"\x80\x02c__main__\nNetX\n}U\x08__module__U\x01xs\x86b.",                   # BUILD on a class instead of an object
     b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x08__code__U\x01xs\x86b.",  # ... and on what would be a function
     b"\x80\x02ctorch._utils\n_rebuild_parameter\nU\x01aU\x01bs.",                # setting an item of a class
-    b"\x80\x02]r\xff\xff\xff\x7f.",                                              # a memo of two thousand million entries
+    b"\x80\x02]r\xff\xff\xff\x7f.",                                              # a memo of 2**31 - 1 entries
     b"\x80\x02\x82\x01.",                                                        # extension codes
     b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x00.",                            # a buffer of 2**56 bytes
-    b"\x80\x02U\x07storageQ.", b"\x80\x02(U\x07storageNU\x010U\x03cpuK\x01tQ.",  # references that PyTorch does not write
+    b"\x80\x02U\x07storageQ.", b"\x80\x02(U\x07storageNU\x010U\x03cpuK\x01tQ.",  # references PyTorch does not write
     b"\x80\x02" + b"(" * 1000, b"", b"\x80", b".", b"\x80\x02N.", b"\x80\x02}.", b"\x80\x02c__main__\nNetX\n)\x81.",
 ])
 @pytest.mark.parametrize("container", [in_zip, in_sequence])
@@ -180,7 +182,8 @@ def test_damaged_files_never_end_in_another_error(file, tmp_path):
         except NeonError as error: assert file in str(error)
 
 
-@pytest.mark.parametrize("content", [b"not a checkpoint", b"PK\x03\x04 but no more", pickle.dumps({"model": 1}), b"\x89PNG\r\n"])
+@pytest.mark.parametrize("content",
+                         [b"not a checkpoint", b"PK\x03\x04 but no more", pickle.dumps({"model": 1}), b"\x89PNG\r\n"])
 def test_foreign_files_are_refused(content, tmp_path):
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(NeonError, match="a.pt"): legacy.read_checkpoint(tmp_path / "a.pt")
@@ -218,11 +221,13 @@ def save(tmp_path, monkeypatch):
 
     def _save(model, new=True, /, **changes):
         model = model if isinstance(model, nn.Module) else NetX(*model)
-        content = {"model": model, "state_dict": model.state_dict(), "mission_type": "Classification", "loss": nn.CrossEntropyLoss()}
+        content = {"model": model, "state_dict": model.state_dict(), "mission_type": "Classification",
+                   "loss": nn.CrossEntropyLoss()}
         content.update(changes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.save({k: v for k, v in content.items() if v is not None}, tmp_path / "a.pt", _use_new_zipfile_serialization=new)
+            torch.save({k: v for k, v in content.items() if v is not None}, tmp_path / "a.pt",
+                       _use_new_zipfile_serialization=new)
         return tmp_path / "a.pt"
     return _save
 
@@ -230,7 +235,8 @@ def save(tmp_path, monkeypatch):
 @pytest.mark.parametrize("new", [True, False])
 def test_every_layer_of_the_generator_is_read_in_both_formats(save, new):
     torch.manual_seed(0)
-    layers = [nn.Dropout(0.3), nn.Linear(4, 7), nn.Tanh(), nn.BatchNorm1d(7, eps=0.1), nn.Linear(np.int64(7), np.int64(6)), nn.Sigmoid(),
+    layers = [nn.Dropout(0.3), nn.Linear(4, 7), nn.Tanh(), nn.BatchNorm1d(7, eps=0.1),
+              nn.Linear(np.int64(7), np.int64(6)), nn.Sigmoid(),
               nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3), nn.Softmax(dim=None)]
     model = NetX(*layers).train()
     x = torch.randn(50, 4)
@@ -259,15 +265,18 @@ def test_storages_of_a_gpu_are_read_on_the_cpu(file, tmp_path):
     target = tmp_path / file
     if content[:2] == b"PK":
         with zipfile.ZipFile(LEGACY / file) as old, zipfile.ZipFile(target, "w") as new:
-            for name in old.namelist(): new.writestr(name, exchange(old.read(name)) if name.endswith("data.pkl") else old.read(name))
+            for name in old.namelist():
+                new.writestr(name, exchange(old.read(name)) if name.endswith("data.pkl") else old.read(name))
     else: target.write_bytes(exchange(content))
     assert b"cuda:0" in target.read_bytes() and b"torch.cuda" in target.read_bytes()
-    assert torch.equal(legacy.read_checkpoint(target).layers[0].linear.weight, legacy.read_checkpoint(LEGACY / file).layers[0].linear.weight)
+    assert torch.equal(legacy.read_checkpoint(target).layers[0].linear.weight,
+                       legacy.read_checkpoint(LEGACY / file).layers[0].linear.weight)
 
 
 def test_layers_and_states_that_do_not_fit_are_named(save):
     linear = [nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)]
-    plus = lambda **entries: {"state_dict": {**NetX(*linear).state_dict(), **{k.replace("_", "."): v for k, v in entries.items()}}}
+    plus = lambda **entries: {"state_dict": {**NetX(*linear).state_dict(),
+                                             **{k.replace("_", "."): v for k, v in entries.items()}}}
     cases = [
         ("layer class 'torch.nn.modules.conv.Conv1d'", NetX(nn.Conv1d(1, 1, 1)), {}),
         ("its dictionary has no 'state_dict'", NetX(*linear), {"state_dict": None}),
@@ -305,7 +314,8 @@ def test_a_window_beyond_its_storage_is_refused(save):
 @pytest.mark.parametrize("architecture", [
     Architecture(3, (Layer(2, "softmax"),)),
     Architecture(8, (Layer(20), Layer(2, "softmax"))),
-    Architecture(5, (Layer(9, "tanh", ("dropout",), dropout=0.25), Layer(8, "sigmoid", ("batchnorm",)), Layer(7, "relu", (), ("batchnorm",)),
+    Architecture(5, (Layer(9, "tanh", ("dropout",), dropout=0.25), Layer(8, "sigmoid", ("batchnorm",)),
+                     Layer(7, "relu", (), ("batchnorm",)),
                      Layer(6, bias=False), Layer(4, "softmax", ("dropout",)))),
 ])
 def test_what_is_written_comes_back_equal(architecture, tmp_path):
@@ -317,7 +327,8 @@ def test_what_is_written_comes_back_equal(architecture, tmp_path):
         legacy.write_checkpoint(network, tmp_path / "a.pt")
     again = legacy.read_checkpoint(tmp_path / "a.pt")
     assert again.architecture == architecture
-    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), network.state_dict().values(), strict=True))
+    pairs = zip(again.state_dict().values(), network.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
     first = (tmp_path / "a.pt").read_bytes()
     legacy.write_checkpoint(network, tmp_path / "a.pt")
     assert (tmp_path / "a.pt").read_bytes() == first, "the same network gives the same bytes"
@@ -332,7 +343,7 @@ def test_a_class_of_the_caller_survives(tmp_path, monkeypatch):
 
 
 def test_what_the_original_does_not_know_is_not_written(tmp_path):
-    with pytest.raises(NeonError, match="row 0 has the activation 'gelu'; the original knows relu, tanh, sigmoid"):
+    with pytest.raises(NeonError, match="layer 0 has the activation 'gelu'; the original knows relu, tanh, sigmoid"):
         legacy.write_checkpoint(dense(3, 4, 2, activation="gelu"), tmp_path / "a.pt")
     with pytest.raises(NeonError, match="the output layer has the activation 'relu'"):
         legacy.write_checkpoint(dense(3, 4, 2, output="relu"), tmp_path / "a.pt")
@@ -398,7 +409,8 @@ def test_a_folder_comes_back_with_the_same_rows(protocol, tmp_path):
 
 
 def test_the_files_look_like_those_of_the_original(folder):
-    assert (folder / "Y_train.csv").read_text().splitlines()[0] == "0" and (folder / "X_train.csv").read_text().splitlines()[0] == "0,1,2,3"
+    for axis, header in (("Y", "0"), ("X", "0,1,2,3")):
+        assert (folder / f"{axis}_train.csv").read_text().splitlines()[0] == header
     assert set((folder / "Y_train.csv").read_text().splitlines()[1:]) == {"0.0", "1.0", "2.0"}
     for part in ("train", "test"):
         sample, ours = (LEGACY / f"{part}_models.csv").read_text(), (folder / f"{part}_models.csv").read_text()
@@ -407,7 +419,8 @@ def test_the_files_look_like_those_of_the_original(folder):
 
 
 def test_lists_of_the_original_are_read(tmp_path):
-    legacy.write_legacy_folder(tmp_path, {f"netX{i}model.pt": dense(4, 5 + i, 3) for i in (0, 2, 3, 4, 6, 7)}, toy_data())
+    networks = {f"netX{i}model.pt": dense(4, 5 + i, 3) for i in (0, 2, 3, 4, 6, 7)}
+    legacy.write_legacy_folder(tmp_path, networks, toy_data())
     for part in ("train", "test"): shutil.copy(LEGACY / f"{part}_models.csv", tmp_path)
     read = legacy.read_legacy_folder(tmp_path)
     assert read.train == ("netX3model.pt", "netX2model.pt", "netX0model.pt", "netX4model.pt")
@@ -416,7 +429,8 @@ def test_lists_of_the_original_are_read(tmp_path):
 
 
 def write_csv(path: Path, X: np.ndarray, y: np.ndarray, header=True, index=False, part: str = "to_train") -> None:
-    for axis, values in (("X", X), ("Y", y)): pd.DataFrame(values).to_csv(path / f"{axis}_{part}.csv", header=header, index=index)
+    for axis, values in (("X", X), ("Y", y)):
+        pd.DataFrame(values).to_csv(path / f"{axis}_{part}.csv", header=header, index=index)
 
 
 @pytest.mark.parametrize("labels", [[0.0, 1.0], [0, 1], [3, 4], [-1, 1]])
@@ -430,8 +444,10 @@ def test_csv_files_are_read_with_and_without_header_and_index(labels, header, in
     assert data.classes.tolist() == list(range(int(min(labels)), int(max(labels)) + 1))
     order = np.concatenate([data.split.train, data.split.validation, data.split.test])
     assert sorted(order) == list(range(40))
-    np.testing.assert_array_equal(torch.cat([data.X_train, data.X_validation, data.X_test]).numpy(), X[order].astype(np.float32))
-    np.testing.assert_array_equal(data.classes[torch.cat([data.y_train, data.y_validation, data.y_test]).numpy()], y[order])
+    np.testing.assert_array_equal(torch.cat([data.X_train, data.X_validation, data.X_test]).numpy(),
+                                  X[order].astype(np.float32))
+    np.testing.assert_array_equal(data.classes[torch.cat([data.y_train, data.y_validation, data.y_test]).numpy()],
+                                  y[order])
 
 
 def test_the_unsplit_layout_gets_the_published_split(tmp_path):
@@ -468,7 +484,8 @@ def test_bad_folders_are_refused_with_the_reason(folder, tmp_path):
         ("X_val.csv", "0,1,2,3\n" + "1,2,,4\n" * 27, "X_val.csv, line 2: '' is not a number"),
         ("X_val.csv", "0,1,2\n" + "1,2,4\n" * 27, "X_train.csv has 4 features, but X_val.csv has 3"),
         ("X_val.csv", "", "X_val.csv is not a readable csv"),
-        ("train_models.csv", ",0\n0,netX77model.pt\n", "train_models.csv lists 'netX77model.pt', which is not in the folder"),
+        ("train_models.csv", ",0\n0,netX77model.pt\n",
+         "train_models.csv lists 'netX77model.pt', which is not in the folder"),
         ("train_models.csv", (folder / "test_models.csv").read_text(), "is both a train and a test network"),
         ("train_models.csv", ",0\n", "is empty or lists a network twice"),
         ("netX1model.pt", "junk", "netX1model.pt"),
@@ -501,10 +518,12 @@ TINY = {"episodes": 3, "progress": False, "training": TrainingConfig(1, 32)}
 
 
 def test_a_run_writes_the_files_of_the_original(folder, tmp_path, capsys):
-    flags = "--dataset_name=toy --learn_new_layers_only=True --can_do_more_then_one_loop --allowed_reduction_acc=5".split()
-    assert legacy.main(flags, root=tmp_path, **TINY) == 0
+    flags = ("--dataset_name=toy --learn_new_layers_only=True --can_do_more_then_one_loop "
+             "--allowed_reduction_acc=5").split()
+    assert legacy.legacy_main(flags, root=tmp_path, **TINY) == 0
     files = sorted(file.name for file in (tmp_path / "models" / "Reinforce_One_Dataset").iterdir())
-    assert files == [f"results_Agent_toy_learn_new_layers_only_True_acc_reduction_5_with_loop_{part}.csv" for part in ("test", "train")]
+    assert files == [f"results_Agent_toy_learn_new_layers_only_True_acc_reduction_5_with_loop_{part}.csv"
+                     for part in ("test", "train")]
     sample, read = pd.read_csv(LEGACY / SAMPLE), legacy.read_legacy_folder(folder)
     for part, names in (("test", read.test), ("train", read.train)):
         path = tmp_path / "models" / "Reinforce_One_Dataset" / files[part == "train"]
@@ -512,16 +531,18 @@ def test_a_run_writes_the_files_of_the_original(folder, tmp_path, capsys):
         table = pd.read_csv(path)
         assert list(table.columns) == list(sample.columns) and table.iloc[:, 0].tolist() == list(range(len(names)))
         assert table["model"].tolist() == [f"./OneDatasetLearning/Classification/toy/{name}" for name in names]
-        for layer, name in zip(table.itertuples(), names, strict=True):
+        for entry, name in zip(table.itertuples(), names, strict=True):
             network = read.networks[name]
             widths = network.architecture.widths
-            assert layer.origin_model_arch == str(list(zip(widths, widths[1:], strict=False))), "a row is about the network it names"
-            assert layer.origin_param == network.architecture.n_params
+            pairs = str(list(zip(widths, widths[1:], strict=False)))
+            assert entry.origin_model_arch == pairs, "an entry is about the network it names"
+            assert entry.origin_param == network.architecture.n_params
             hits = (predict(network, read.data.X_test).argmax(1) == read.data.y_test).double().mean()
-            assert layer.origin_acc == pytest.approx(float(hits))
-        rows = legacy.read_legacy_results(path)
-        assert rows["network"].tolist() == [name.removesuffix(".pt") for name in names]
-        assert (rows["passes"] == 4).all() and (rows["budget"] == 5).all() and (rows["compression_ratio"] >= 1).all()
+            assert entry.origin_acc == pytest.approx(float(hits))
+        entries = legacy.read_legacy_results(path)
+        assert entries["network"].tolist() == [name.removesuffix(".pt") for name in names]
+        assert (entries["passes"] == 4).all() and (entries["budget"] == 5).all()
+        assert (entries["compression_ratio"] >= 1).all()
     printed = capsys.readouterr().out
     assert "test: 1 networks, mean compression" in printed and "train: 4 networks" in printed
 
@@ -530,7 +551,8 @@ def test_split_draws_the_lists_anew_and_prune_keeps_units(folder, tmp_path):
     for part in ("train", "test"): (folder / f"{part}_models.csv").unlink()
     files = legacy.reinforce("toy", True, root=tmp_path, prune=True, **TINY)
     read = legacy.read_legacy_folder(folder)
-    assert (read.train, read.test) == legacy.draw_split(list(read.networks), 0), "lists are drawn and written where there are none"
+    drawn = legacy.draw_split(list(read.networks), 0)
+    assert (read.train, read.test) == drawn, "lists are drawn and written where there are none"
     assert files["train"].name == "results_Agent_toy_learn_new_layers_only_True_acc_reduction_1_train.csv"
     drawn = next(seed for seed in range(1, 20) if legacy.draw_split(list(read.networks), seed)[1] != read.test)
     first = files["test"].read_bytes()
@@ -551,15 +573,18 @@ def test_nothing_is_written_where_the_input_is_bad(tmp_path, folder):
 
 # Flags
 
-DEFAULTS = {"learn_new_layers_only": False, "split": False, "allowed_reduction_acc": 1, "can_do_more_then_one_loop": False, "prune": False}
+DEFAULTS = {"learn_new_layers_only": False, "split": False, "allowed_reduction_acc": 1,
+            "can_do_more_then_one_loop": False, "prune": False}
 
 
 @pytest.mark.parametrize("words, changes", [
     ("", {}), ("--prune", {"prune": True}), ("--prune=True", {"prune": True}), ("--prune=false", {"prune": False}),
     ("--prune True --split", {"prune": True, "split": True}),
     ("--split False --prune", {"prune": True}), ("--split --prune 0", {"split": True}),
-    ("--allowed_reduction_acc 50", {"allowed_reduction_acc": 50}), ("--allowed_reduction_acc=0.5", {"allowed_reduction_acc": 0.5}),
-    ("--learn_new_layers_only=True --can_do_more_then_one_loop", {"learn_new_layers_only": True, "can_do_more_then_one_loop": True}),
+    ("--allowed_reduction_acc 50", {"allowed_reduction_acc": 50}),
+    ("--allowed_reduction_acc=0.5", {"allowed_reduction_acc": 0.5}),
+    ("--learn_new_layers_only=True --can_do_more_then_one_loop",
+     {"learn_new_layers_only": True, "can_do_more_then_one_loop": True}),
 ])
 def test_flags(words, changes):
     flags = legacy.parse_legacy_flags(["--dataset_name=diabetes", *words.split()])
@@ -569,17 +594,20 @@ def test_flags(words, changes):
 
 @pytest.mark.parametrize("words, match", [
     ("--dataset=x", "unknown flag '--dataset'; did you mean '--dataset_name'"), ("--prunes", "did you mean '--prune'"),
-    ("diabetes", "unknown flag 'diabetes'"), ("--prune=maybe", "--prune is True or False, got 'maybe'"), ("--prune=", "got ''"),
-    ("--prune --prune", "--prune is given twice"), ("--split", "--dataset_name=NAME is missing"), ("--dataset_name", "needs a value"),
+    ("diabetes", "unknown flag 'diabetes'"), ("--prune=maybe", "--prune is True or False, got 'maybe'"),
+    ("--prune=", "got ''"),
+    ("--prune --prune", "--prune is given twice"), ("--split", "--dataset_name=NAME is missing"),
+    ("--dataset_name", "needs a value"),
     ("--allowed_reduction_acc", "needs a value"), ("--allowed_reduction_acc=much", "from 0 to 100, got 'much'"),
-    ("--allowed_reduction_acc=-1", "got '-1'"), ("--allowed_reduction_acc=nan", "got 'nan'"), ("--allowed_reduction_acc=101", "got '101'"),
+    ("--allowed_reduction_acc=-1", "got '-1'"), ("--allowed_reduction_acc=nan", "got 'nan'"),
+    ("--allowed_reduction_acc=101", "got '101'"),
 ])
 def test_flags_that_are_wrong_are_named(words, match):
     with pytest.raises(NeonError, match=match): legacy.parse_legacy_flags(words.split())
 
 
 def test_help_teaches_every_flag(capsys):
-    assert legacy.main(["--help"]) == legacy.main([]) == 0
+    assert legacy.legacy_main(["--help"]) == legacy.legacy_main([]) == 0
     printed = capsys.readouterr().out
     for flag in ("dataset_name", *DEFAULTS): assert f"--{flag}" in printed
     example = printed.strip().splitlines()[-1].split()
@@ -589,14 +617,16 @@ def test_help_teaches_every_flag(capsys):
 # Result files
 
 def test_result_files_of_the_original_are_read():
-    rows = legacy.read_legacy_results(LEGACY / SAMPLE)
-    assert rows["network"].tolist() == ["netX6model", "netX7model"] and set(rows["dataset"]) == {"diabetes_mini"}
-    assert rows["architecture_before"].tolist() == ["8-500-1000-700-400-2", "8-100-100-100-100-800-400-2"]
-    assert rows["architecture_after"][0] == "8-350-600-560-400-2" and rows["parameters_after"].tolist() == [776632, 288638]
-    assert rows["compression_ratio"][0] == pytest.approx(1488802 / 776632) and (rows["budget"] == 5).all() and (rows["passes"] == 1).all()
-    assert not {"seed", "seconds", "protocol"} & set(rows), "what the file does not tell is left out"
+    entries = legacy.read_legacy_results(LEGACY / SAMPLE)
+    assert entries["network"].tolist() == ["netX6model", "netX7model"] and set(entries["dataset"]) == {"diabetes_mini"}
+    assert entries["architecture_before"].tolist() == ["8-500-1000-700-400-2", "8-100-100-100-100-800-400-2"]
+    assert entries["architecture_after"][0] == "8-350-600-560-400-2"
+    assert entries["parameters_after"].tolist() == [776632, 288638]
+    assert entries["compression_ratio"][0] == pytest.approx(1488802 / 776632)
+    assert (entries["budget"] == 5).all() and (entries["passes"] == 1).all()
+    assert not {"seed", "seconds", "protocol"} & set(entries), "what the file does not tell is left out"
     mini = legacy.read_legacy_results(LEGACY / "mini_run_1pass_test.csv")
-    assert mini["network"].tolist() == ["netX6model", "netX7model"], "the column true_model mends the names"
+    assert mini["network"].tolist() == ["netX6model", "netX7model"], "the column true_model gives the right names"
     assert mini["architecture_before"][0] == "8-100-100-100-100-800-400-2"
     ratios = pd.read_csv(LEGACY / "mini_run_1pass_test.csv")["ratio"]
     np.testing.assert_allclose(mini["compression_ratio"], ratios)

@@ -1,4 +1,4 @@
-"The template as it is used: through the command, twice, and through papermill by people who know nothing of the command."
+"The template as it is used: through the command, twice, and through papermill by people who don't know the command."
 import json
 import os
 import subprocess
@@ -21,8 +21,8 @@ OPTIONS = [word for name, value in SETTINGS.items() for word in (f"--{name.repla
 
 def run(folder: Path, *options: str, output: str = "run") -> subprocess.CompletedProcess:
     "`neon run` in a folder, into a folder below it, given relative to it."
-    return subprocess.run([*COMMAND, *OPTIONS, "--output-dir", output, "--workers", "1", *options], cwd=folder, capture_output=True,
-                          text=True, timeout=400)
+    return subprocess.run([*COMMAND, *OPTIONS, "--output-dir", output, "--workers", "1", *options], cwd=folder,
+                          capture_output=True, text=True, timeout=400)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,11 @@ def test_run_leaves_everything(finished):
     folder, done = finished
     assert done.returncode == 0, done.stderr
     train, test = (read_results(folder/f"results_{part}.csv") for part in ("train", "test"))
-    for part in ("train", "test"): assert (folder/f"results_{part}.csv").read_text().splitlines()[0] == ",".join(RESULT_COLUMNS)
+    for part in ("train", "test"):
+        assert (folder/f"results_{part}.csv").read_text().splitlines()[0] == ",".join(RESULT_COLUMNS)
     expected = split_networks(4, 1, 0)
-    for table, ids in zip((train, test), expected, strict=True): assert list(table.network) == [f"net_{i:02d}" for i in ids]
+    for table, ids in zip((train, test), expected, strict=True):
+        assert list(table.network) == [f"net_{i:02d}" for i in ids]
     for table in (train, test):
         assert set(table.dataset) == {"wine"} and set(table.passes) == {1} and set(table.protocol) == {"strict"}
         assert (table.parameters_after <= table.parameters_before).all()
@@ -57,7 +59,7 @@ def test_run_leaves_everything(finished):
     config = read_json(folder/"config.json")
     assert {name: config["config"][name] for name in SETTINGS} == SETTINGS and config["versions"]["torch"]
     for i in range(4):
-        assert (folder/"networks"/f"net_{i:02d}.safetensors").is_file() and (folder/"compressed"/f"net_{i:02d}.safetensors").is_file()
+        for part in ("networks", "compressed"): assert (folder/part/f"net_{i:02d}.safetensors").is_file()
     assert (folder/"agent.safetensors").is_file()
     figures = {p.suffix for p in (folder/"figures").iterdir()}
     assert {".svg", ".png"} <= figures and len(list((folder/"figures").glob("*.svg"))) >= 3
@@ -70,7 +72,8 @@ def test_terminal_shows_progress_and_the_table(finished):
     assert "Traceback" not in done.stderr and "arning" not in done.stderr, done.stderr
     name = read_results(folder/"results_test.csv").network[0]
     shown = [line.split()[:2] for line in done.stdout.splitlines() if line]
-    assert shown[0][:1] == ["network"] and shown[1][0] == name and shown[2:4] == [["arithmetic", "mean"], ["geometric", "mean"]]
+    assert shown[0][:1] == ["network"] and shown[1][0] == name
+    assert shown[2:4] == [["arithmetic", "mean"], ["geometric", "mean"]]
     assert sum(line[:1] == ["geometric"] for line in shown) == 1, "the table is printed once"
     assert done.stdout.endswith("The executed notebook is run/run.ipynb; all else is beside it\n")
 
@@ -82,7 +85,8 @@ def test_executed_notebook(finished):
     assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
     injected = next(cell for cell in code if "injected-parameters" in cell["metadata"]["tags"])
     assert "n_networks = 4\n" in "".join(injected["source"]) and 'dataset = "wine"' in "".join(injected["source"])
-    assert not any("\r" in "".join(output.get("text", "")) for cell in code for output in cell["outputs"]), "progress bars keep one state"
+    texts = ["".join(output.get("text", "")) for cell in code for output in cell["outputs"]]
+    assert not any("\r" in text for text in texts), "progress bars keep one state"
 
 
 def test_same_parameters_again_reuse_the_work(finished):
@@ -107,12 +111,14 @@ def test_other_settings_in_the_same_folder_are_refused(finished):
 def test_papermill_from_outside(finished, tmp_path, monkeypatch):
     "As a library user would call it: from any folder, into an absolute one; the numbers are those of the command."
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(find_template().parents[2]), os.environ.get("PYTHONPATH", "")]))
-    for part in ("networks", "config.json", "agent.safetensors", "training.csv"):   # the slow half was compared by test_resume
+    monkeypatch.setenv("PYTHONPATH",
+                       os.pathsep.join([str(find_template().parents[2]), os.environ.get("PYTHONPATH", "")]))
+    for part in ("networks", "config.json", "agent.safetensors", "training.csv"):   # test_resume compared the slow half
         (tmp_path/"out").mkdir(exist_ok=True)
         subprocess.run(["cp", "-r", str(finished[0]/part), str(tmp_path/"out")], check=True)
     papermill.execute_notebook(str(find_template()), str(tmp_path/"executed.ipynb"),
-                               {**SETTINGS, "output_dir": str(tmp_path/"out"), "workers": 1}, kernel_name="python3", progress_bar=False)
+                               {**SETTINGS, "output_dir": str(tmp_path/"out"), "workers": 1},
+                               kernel_name="python3", progress_bar=False)
     for part in ("train", "test"): assert numbers(tmp_path/"out", part).equals(numbers(finished[0], part))
     assert (tmp_path/"out"/"figures").is_dir() and {p.name for p in tmp_path.iterdir()} == {"out", "executed.ipynb"}
 
@@ -121,30 +127,33 @@ def test_failing_notebook_is_kept_and_named(tmp_path):
     cells = [("dataset: str = 'wine'\noutput_dir: str = ''", ["parameters"]), ("1/0", [])]
     kernel = {"name": "python3", "display_name": "python3", "language": "python"}
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel},
-                "cells": [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "source": source, "outputs": [],
-                           "execution_count": None} for i, (source, tags) in enumerate(cells)]}
+                "cells": [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "source": source,
+                           "outputs": [], "execution_count": None} for i, (source, tags) in enumerate(cells)]}
     (tmp_path/"t.ipynb").write_text(json.dumps(notebook))
     command = [*COMMAND, "--template", "t.ipynb", "--output-dir", "run"]
     failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert failed.returncode == 1 and failed.stderr.splitlines()[-1] == (
         "neon: error: the notebook failed with ZeroDivisionError: division by zero; see run/run_failed.ipynb")
-    assert "ZeroDivisionError" in (tmp_path/"run"/"run_failed.ipynb").read_text() and not (tmp_path/"run"/"run.ipynb").exists()
+    assert "ZeroDivisionError" in (tmp_path/"run"/"run_failed.ipynb").read_text()
+    assert not (tmp_path/"run"/"run.ipynb").exists()
     notebook["cells"][1]["source"] = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     (tmp_path/"t.ipynb").write_text(json.dumps(notebook))
     killed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert killed.returncode == 1 and "neon: error: the notebook's process ended suddenly" in killed.stderr.splitlines()[-1]
+    assert killed.returncode == 1
+    assert "neon: error: the notebook's process ended suddenly" in killed.stderr.splitlines()[-1]
 
 
 # The template of EComp
 
-ECOMP = {"dataset": "digits", "hidden": [24, 16], "parent_epochs": 15, "weightings": ["021", "121"], "n_runs": 2, "pop_size": 8,
-         "generations": 4, "workers": 1}
+ECOMP = {"dataset": "digits", "hidden": [24, 16], "parent_epochs": 15, "weightings": ["021", "121"], "n_runs": 2,
+         "pop_size": 8, "generations": 4, "workers": 1}
 
 
 def execute_ecomp(folder: Path, output: str, **parameters) -> dict:
     "The template, as papermill executes it from `folder`."
-    executed = papermill.execute_notebook(str(find_template("ecomp")), str(folder/"executed.ipynb"), {**ECOMP, **parameters,
-                                          "output_dir": output}, kernel_name="python3", progress_bar=False, cwd=str(folder))
+    executed = papermill.execute_notebook(str(find_template("ecomp")), str(folder/"executed.ipynb"),
+                                          {**ECOMP, **parameters, "output_dir": output},
+                                          kernel_name="python3", progress_bar=False, cwd=str(folder))
     return {"".join(cell["source"]): cell for cell in executed["cells"]}
 
 
@@ -159,7 +168,8 @@ def bred(tmp_path_factory) -> tuple[Path, dict]:
 def test_parameters_of_ecomp_are_those_of_the_settings():
     seen = papermill.inspect_notebook(str(find_template("ecomp")))
     assert list(seen) == list(template_parameters(find_template("ecomp")))
-    assert {*EcompConfig().to_dict(), "weightings", "n_runs", "parent", "output_dir", "workers"} - {"loss_weights"} == set(seen)
+    expected = {*EcompConfig().to_dict(), "weightings", "n_runs", "parent", "output_dir", "workers"}
+    assert expected - {"loss_weights"} == set(seen)
     assert all(line["help"] for line in seen.values()), "every parameter has a comment"
 
 
@@ -167,9 +177,11 @@ def test_ecomp_leaves_everything(bred):
     folder, cells = bred
     assert list(read_winners(folder).experiment) == ["021", "021", "121", "121"]
     assert len(read_records(folder)) == 4*5 and len(list((folder/"weights").glob("*.safetensors"))) == 4
-    assert sorted(read_original(path)[1]["experiment"] for path in (folder/"results").iterdir()) == ["021", "021", "121", "121"]
+    experiments = sorted(read_original(path)[1]["experiment"] for path in (folder/"results").iterdir())
+    assert experiments == ["021", "021", "121", "121"]
     result = read_json(folder/"result.json")
-    assert result["versions"]["torch"] and result["config"]["hidden"] == [24, 16] and len(result["summary"]) == len(result["control"]) == 2
+    assert result["versions"]["torch"] and result["config"]["hidden"] == [24, 16]
+    assert len(result["summary"]) == len(result["control"]) == 2
     (shown,) = [cell for source, cell in cells.items() if source.startswith("print(weightings_table")]
     assert "021" in shown["outputs"][0]["text"] and shown["metadata"]["tags"] == ["show"]
     assert not any(output["output_type"] == "error" for cell in cells.values() for output in cell.get("outputs", ()))
@@ -177,7 +189,8 @@ def test_ecomp_leaves_everything(bred):
 
 def test_ecomp_again_reuses_the_work(bred, monkeypatch):
     folder, _ = bred
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(find_template().parents[2]), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH",
+                       os.pathsep.join([str(find_template().parents[2]), os.environ.get("PYTHONPATH", "")]))
     drawn = lambda p: p.name == "result.json" or p.parent.name == "figures"  # anew, from what there is
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not drawn(p)}
     execute_ecomp(folder.parent, "run", weightings=["121"])

@@ -56,7 +56,8 @@ def test_the_tools_stay_out_of_the_runtime(settings):
 
 
 def test_dev_holds_all_of_notebooks(settings):
-    dev, notebooks = ({canonicalize_name(r.name) for r in requirements(settings, extra)} for extra in ("dev", "notebooks"))
+    dev, notebooks = ({canonicalize_name(r.name) for r in requirements(settings, extra)}
+                      for extra in ("dev", "notebooks"))
     assert notebooks <= dev, "one stamp of the Makefile stands for both"
 
 
@@ -65,7 +66,8 @@ def test_pins_lie_in_the_ranges(settings, pins):
         for requirement in requirements(settings, extra):
             pin = pins.get(canonicalize_name(requirement.name))
             if pin is None:
-                assert extra not in (None, *INSTALLED_BY_MAKE), f"{requirement.name} is installed by make, but not pinned"
+                by_make = extra in (None, *INSTALLED_BY_MAKE)
+                assert not by_make, f"{requirement.name} is installed by make, but not pinned"
                 continue
             assert requirement.specifier.contains(pin), f"{requirement} does not admit the pinned {pin}"
     assert all(pin.local is None for pin in pins.values()), "a local version (+cpu) exists on one machine only"
@@ -93,14 +95,16 @@ def test_citation_names_both_papers(root):
     citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["cff-version"] == "1.2.0" and citation["license"] == "MIT"
     first, second = citation["references"]
-    assert (first["journal"], first["volume"], first["start"], first["end"], first["year"]) == ("Information Sciences", 610, 381, 400, 2022)
+    where = [first[key] for key in ("journal", "volume", "start", "end", "year")]
+    assert where == ["Information Sciences", 610, 381, 400, 2022]
     assert [a["family-names"] for a in first["authors"]] == ["Hirsch", "Katz"]
     assert second["year"] == 2021 and len(second["authors"]) == 3
     assert "MIT License" in (root / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_makefile_has_its_targets(root):
-    done = subprocess.run(["make", "--no-print-directory"], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(["make", "--no-print-directory"], cwd=root, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     listed = [line.split()[0] for line in done.stdout.splitlines()[1:]]
     assert set(TARGETS) <= set(listed), "`make` without a target lists them"
@@ -110,7 +114,8 @@ def test_makefile_has_its_targets(root):
 
 
 def test_clean_spares_what_is_committed(root):
-    dry = subprocess.run(["make", "-n", "clean"], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    dry = subprocess.run(["make", "-n", "clean"], cwd=root, capture_output=True, text=True,
+                         stdin=subprocess.DEVNULL).stdout
     removed = re.search(r"rm -rf (.*)", dry)[1].split()
     tracked = subprocess.run(["git", "ls-files", "--", *removed], cwd=root, capture_output=True, text=True).stdout
     assert tracked == "" and not {"data", "data/results", "figures", "nbs", "neon", ".venv"} & set(removed)
@@ -123,7 +128,8 @@ def test_ci_run_is_executable(root):
 
 
 def test_workflows(root):
-    texts = {name: (root / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8") for name in ("test", "docs")}
+    folder = root / ".github" / "workflows"
+    texts = {name: (folder / f"{name}.yml").read_text(encoding="utf-8") for name in ("test", "docs")}
     test, docs = (yaml.safe_load(texts[name]) for name in ("test", "docs"))
     assert test["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12"]
     assert "bash .ci/run" in texts["test"] and "--flags slow" in texts["test"]

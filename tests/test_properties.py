@@ -12,7 +12,15 @@ from torch import nn
 
 from neon.foundations.core import TrainingConfig, generator, torch_generator
 from neon.foundations.data import as_dataset, prepare
-from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network, load_network, parse_network, save_network
+from neon.foundations.networks import (
+    Architecture,
+    DenseNetwork,
+    Layer,
+    build_network,
+    load_network,
+    parse_network,
+    save_network,
+)
 from neon.foundations.surgery import keep_width, l1_importance, most_important, replace_layer, slice_units
 from neon.foundations.training import Stack, _adam, _shrink, predict, train_networks
 from neon.published.agent import random_policy, rollout
@@ -25,15 +33,17 @@ ACTIVATIONS = ["relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu"]
 NORMS = st.sampled_from([(), ("batchnorm",), ("dropout",), ("batchnorm", "dropout")])
 
 
-def rows(widths, activations) -> st.SearchStrategy:
-    return st.builds(Layer, widths, st.sampled_from(activations), NORMS, NORMS, st.sampled_from([0.2, 0.5]), st.booleans())
+def layers(widths, activations) -> st.SearchStrategy:
+    return st.builds(Layer, widths, st.sampled_from(activations), NORMS, NORMS, st.sampled_from([0.2, 0.5]),
+                     st.booleans())
 
 
 @st.composite
-def architectures(draw, depth: int | None = None, n_inputs: int | None = None, n_outputs: int | None = None) -> Architecture:
+def architectures(draw, depth: int | None = None, n_inputs: int | None = None,
+                  n_outputs: int | None = None) -> Architecture:
     "Any network with at least one hidden layer; or one of this depth, with so many inputs or outputs."
-    hidden = [draw(rows(st.integers(1, 12), ACTIVATIONS)) for _ in range(depth or draw(st.integers(1, 4)))]
-    output = draw(rows(st.just(n_outputs) if n_outputs else st.integers(2, 4), ["identity", "softmax"]))
+    hidden = [draw(layers(st.integers(1, 12), ACTIVATIONS)) for _ in range(depth or draw(st.integers(1, 4)))]
+    output = draw(layers(st.just(n_outputs) if n_outputs else st.integers(2, 4), ["identity", "softmax"]))
     return Architecture(n_inputs or draw(st.integers(1, 6)), (*hidden, output))
 
 
@@ -47,7 +57,8 @@ def companions(draw) -> list[Architecture]:
 
 def build(architecture: Architecture, seed: int = 0) -> DenseNetwork:
     "A network in double precision whose batch norms have seen something."
-    network, rng = build_network(architecture, torch_generator(seed, "weights")).double(), torch_generator(seed, "norms")
+    network = build_network(architecture, torch_generator(seed, "weights")).double()
+    rng = torch_generator(seed, "norms")
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d):
             for tensor in (module.weight, module.bias, module.running_mean): tensor.data.uniform_(-1, 1, generator=rng)
@@ -59,7 +70,8 @@ def inputs(architecture: Architecture, n: int = 7) -> torch.Tensor:
     return torch.randn(n, architecture.n_inputs, dtype=torch.float64, generator=torch_generator(1, "inputs"))
 
 
-def close(a: torch.Tensor, b: torch.Tensor) -> bool: return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 # Counting
@@ -145,7 +157,8 @@ def test_units_that_nobody_listens_to_can_be_sliced_away(architecture, data):
 def test_keeping_all_units_changes_nothing(architecture, data):
     layer = data.draw(st.integers(0, architecture.depth - 1))
     network, x = build(architecture), inputs(architecture)
-    assert torch.equal(predict(slice_units(network, layer, range(architecture.hidden_widths[layer])), x), predict(network, x))
+    assert torch.equal(predict(slice_units(network, layer, range(architecture.hidden_widths[layer])), x),
+                       predict(network, x))
 
 
 # Stacks
@@ -179,9 +192,9 @@ def test_a_stack_computes_what_its_networks_compute(shapes):
 
 @quick
 @given(companions(), st.sets(st.integers(0, 3), min_size=1))
-@example([Architecture(3, (Layer(width, "sigmoid"), Layer(2, "identity"))) for width in (2, 5)], {0})  # padding wider than all that stay
+@example([Architecture(3, (Layer(width, "sigmoid"), Layer(2, "identity"))) for width in (2, 5)], {0})
 def test_padding_never_learns(shapes, stay):
-    "In training, before and after some networks have left the stack: no gradient reaches what is not part of a network."
+    "In training, before and after some networks have left the stack: no gradient reaches what is no part of a network."
     networks = [build(a, seed) for seed, a in enumerate(shapes)]
     keep = sorted(i for i in stay if i < len(shapes)) or [0]
     stack, x = Stack(networks), inputs(shapes[0])
@@ -198,10 +211,11 @@ def test_padding_never_learns(shapes, stay):
 
 @settings(quick, max_examples=15)
 @given(companions(), st.integers(0, 3))
-def test_a_network_trains_alike_alone_and_in_company(shapes, seed):
-    "Minibatches and dropout are drawn for a network by its own name; the others in the stack, and when they stop, do not touch it."
+def test_a_network_trains_alike_alone_and_in_a_stack(shapes, seed):
+    "Minibatches and dropout are drawn for a network by its own name; the others in the stack do not touch it."
     rng = np.random.default_rng(seed)
-    networks, x = [build(a, i) for i, a in enumerate(shapes)], torch.from_numpy(rng.normal(size=(30, shapes[0].n_inputs)))
+    networks = [build(a, i) for i, a in enumerate(shapes)]
+    x = torch.from_numpy(rng.normal(size=(30, shapes[0].n_inputs)))
     y = torch.from_numpy(rng.integers(0, shapes[0].n_outputs, 30))
     config, names = TrainingConfig(6, 10, 0.05, 1), [f"net {i}" for i in range(len(shapes))]
     together = train_networks(networks, x[:20], y[:20], x[20:], y[20:], config, 0, names)
@@ -238,7 +252,8 @@ def test_a_better_network_and_a_larger_budget_never_pay_less(reduction, a, b, bu
 @given(st.integers(1, 10**7), st.data())
 def test_credits_grow_with_what_is_removed(before, data):
     a, b = sorted(data.draw(st.tuples(st.integers(0, before), st.integers(0, before))))
-    assert 0 <= parameter_credit(before, b) <= parameter_credit(before, a) <= 100 and parameter_credit(before, before) == 0
+    assert (0 <= parameter_credit(before, b) <= parameter_credit(before, a) <= 100
+            and parameter_credit(before, before) == 0)
     low, high = sorted(data.draw(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1))))
     assert 0 <= width_credit(high) <= width_credit(low) < 100 and width_credit(1.0) == 0
 
@@ -252,19 +267,21 @@ def toy():
 
 
 @settings(quick, max_examples=20)
-@given(shape=architectures(n_inputs=3, n_outputs=2), seed=st.integers(0, 9), recovery=st.sampled_from(["replace", "slice", "refit"]))
+@given(shape=architectures(n_inputs=3, n_outputs=2), seed=st.integers(0, 9),
+       recovery=st.sampled_from(["replace", "slice", "refit"]))
 def test_observations_stay_in_the_space_and_describe_the_current_network(toy, shape, seed, recovery):
     config = EnvConfig(passes=2, recovery=recovery, probe_rows=20, training=TrainingConfig(1, 16))
     env = PruningEnv([build(shape, seed).float()], toy, config)
     rng, (observation, info) = generator(seed, "actions"), env.reset(seed=0)
     for step in range(2*shape.depth):
         assert env.observation_space.contains(observation)
-        fresh = feature_maps(env.state.network, env.table.probe, step % shape.depth)
+        fresh = feature_maps(env.state.network, env.batch.probe, step % shape.depth)
         for name, value in fresh.items(): assert np.allclose(observation[name], value, rtol=1e-4, atol=1e-5), name
         assert all(bool(t.isfinite().all()) for t in standardise(observation).values())
         before = info["parameters"]
         observation, reward, terminated, truncated, info = env.step(int(rng.integers(5)))
-        assert info["parameters"] <= before and np.isfinite(reward) and terminated == (step == 2*shape.depth - 1) and truncated is False
+        assert info["parameters"] <= before and np.isfinite(reward)
+        assert terminated == (step == 2*shape.depth - 1) and truncated is False
     assert env.observation_space.contains(observation)
 
 
@@ -272,6 +289,7 @@ def test_observations_stay_in_the_space_and_describe_the_current_network(toy, sh
 @given(shape=architectures(n_inputs=3, n_outputs=2), seed=st.integers(0, 9))
 def test_an_episode_can_be_repeated(toy, shape, seed):
     config = EnvConfig(passes=1, probe_rows=20, training=TrainingConfig(2, 16))
-    episodes = [rollout(PruningEnv([build(shape).float()], toy, config, seed), random_policy(5), generator(seed, "p")) for _ in range(2)]
+    episodes = [rollout(PruningEnv([build(shape).float()], toy, config, seed), random_policy(5),
+                        generator(seed, "p")) for _ in range(2)]
     assert episodes[0].actions == episodes[1].actions and episodes[0].rewards == episodes[1].rewards
     assert all(torch.equal(a, b) for a, b in zip(*(e.network.state_dict().values() for e in episodes), strict=True))

@@ -1,4 +1,4 @@
-"Killed in the middle and started again, with another number of processes: the same numbers to the last bit, and nothing left behind."
+"Killed and started again, with another number of processes: the same numbers to the last bit, and nothing left behind."
 import os
 import shutil
 import signal
@@ -82,7 +82,8 @@ def test_base_networks(uninterrupted, tmp_path):
     first = {p.name: p.stat().st_mtime_ns for p in (folder/"networks").glob("net_*.safetensors")}
 
     finish("networks", folder, workers=1)
-    assert all((folder/"networks"/name).stat().st_mtime_ns == time_ns for name, time_ns in first.items()), "what was done is done again"
+    now = {name: (folder/"networks"/name).stat().st_mtime_ns for name in first}
+    assert now == first, "what was done is done again"
     for i in range(6):
         name = f"networks/net_{i:02d}"
         assert tensors(folder/f"{name}.safetensors") == tensors(uninterrupted/f"{name}.safetensors")
@@ -95,7 +96,8 @@ def test_agent(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted.with_name("networks only"), folder)
     checkpoint = folder/"agent_checkpoint.safetensors"
     kill_when(command("train", folder, 1, "--checkpoint-seconds", "0"), checkpoint.exists, whole_group=True)
-    assert not (folder/"agent.safetensors").exists() and not (folder/"training.csv").exists(), "killed too late to show anything"
+    for name in ("agent.safetensors", "training.csv"):
+        assert not (folder/name).exists(), "killed too late to show anything"
     leave_rubbish(folder, "agent_checkpoint.safetensors", "agent.safetensors", "training.csv")
 
     finish("train", folder, workers=2)

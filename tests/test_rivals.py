@@ -1,7 +1,7 @@
 "Published pruners: what every one of them promises, on a small network for wine."
-import dataclasses
 import itertools
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,21 +13,24 @@ from neon.foundations.core import NeonError, generator
 from neon.foundations.data import load_dataset, prepare
 from neon.foundations.networks import Architecture, Layer, build_network
 from neon.foundations.training import AnnealConfig, anneal, predict
-from neon.rivals.baselines import BASELINES, Target, choose, trainable
-from neon.rivals.pruners import AmcConfig, LayerEnv, Refits, amc_path, even_widths, learn_widths, optional
+from neon.methods.contract import METHODS, MethodConfig, Part, judge, undivided
+from neon.methods.guard import Guard
+from neon.methods.training import trainable
+from neon.rivals.pruners import AmcConfig, LayerEnv, Refits, amc, even_widths, learn_widths, optional
 
 NAMES = ("tp_magnitude", "tp_taylor", "lap1", "lap4", "admm1", "admm4", "amc1", "amc4")
 PUBLISHED = [name for name in NAMES if not name.startswith("amc")]
-TARGET = Target(budget=100.0, epochs=3, epoch_rows=48)  # any network is within it: what is tested hangs on no validation row
+CONFIG = MethodConfig(budgets=(100.0,), epochs=3, epoch_rows=48)
+ANY = Guard(100.0)  # any network is within it: what is tested hangs on no validation row
 SHORT = AmcConfig(6, 2, updates=1, units=16)
 
 pytest.importorskip("torch_pruning")
 pytest.importorskip("stable_baselines3")
 
 
-def path_of(name: str):
-    "The path of a rival; AMC with few walks."
-    return partial(amc_path, passes=int(name[-1]), config=SHORT) if name.startswith("amc") else BASELINES[name].path
+def method_of(name: str):
+    "The function of a rival; AMC with few walks."
+    return partial(amc, passes=int(name[-1]), settings=SHORT) if name.startswith("amc") else METHODS[name].propose
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +39,14 @@ def data():
 
 
 @pytest.fixture(scope="module")
+def rows(data):
+    return undivided(data)
+
+
+@pytest.fixture(scope="module")
 def network(data):
-    layers = (Layer(10, before=("batchnorm",)), Layer(8, "sigmoid", before=("dropout",)), Layer(6, after=("batchnorm",)), Layer(3, "identity"))
+    layers = (Layer(10, before=("batchnorm",)), Layer(8, "sigmoid", before=("dropout",)), Layer(6, after=("batchnorm",)),
+              Layer(3, "identity"))
     trained, = anneal([build_network(Architecture(data.n_features, layers))], data.X_train, data.y_train, AnnealConfig(150, 64, 5e-3))
     return trained
 
@@ -45,47 +54,48 @@ def network(data):
 def numbers(network): return torch.cat([t.flatten().double() for t in network.state_dict().values()])
 
 
-def first(name, network, data, target=TARGET, n=1): return [o.network for o in itertools.islice(path_of(name)(network, data, target), n)]
+def first(name, network, rows, config=CONFIG, n=1):
+    return [c.network for c in itertools.islice(method_of(name)(network, rows, ANY, config), n)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_smaller_and_fitting_with_test_rows_out_of_reach(name, network, data):
+def test_smaller_and_fitting(name, network, rows):
     before = numbers(network).clone()
-    blind = dataclasses.replace(data, X_test=torch.full_like(data.X_test, float("nan")), y_test=torch.full_like(data.y_test, -1))
-    asked = []
+    seen = []
     def spy():
-        for offer in path_of(name)(network, blind, TARGET):
-            asked.append(offer.size)
-            yield offer
-    best, = choose(spy(), network, blind, [TARGET])
-    assert asked == sorted(asked, reverse=True) and asked[0] < network.architecture.n_params
+        for candidate in METHODS[name].candidates(network, rows, ANY, CONFIG) if not name.startswith("amc") else short():
+            seen.append(candidate.size)
+            yield candidate
+    short = lambda: replace(METHODS[name], propose=method_of(name)).candidates(network, rows, ANY, CONFIG)
+    best = judge(spy(), network, rows, [ANY])[0].chosen.candidate
+    assert seen == sorted(seen, reverse=True) and seen[0] < network.architecture.n_params
     assert best.size < network.architecture.n_params and best.network.architecture.depth == 3
-    assert predict(best.network, data.X_validation).isfinite().all() and best.network.architecture.n_outputs == 3
+    assert predict(best.network, rows.compare.x).isfinite().all() and best.network.architecture.n_outputs == 3
     assert torch.equal(before, numbers(network)), "the original is left alone"
-    again, = first(name, network, data)
-    assert torch.equal(numbers(again), numbers(first(name, network, blind)[0])), "the same seed, the same network; test rows do not matter"
+    again, twice = (first(name, network, rows)[0] for _ in range(2))
+    assert torch.equal(numbers(again), numbers(twice)), "the same seed, the same network"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_only_training_rows_are_learnt(name, network, data):
-    class LastWeights(Target):
+def test_only_training_rows_are_learnt(name, network, rows):
+    class LastWeights(MethodConfig):
         def training(self, *args, **changes): return super().training(*args, **{**changes, "patience": None})
 
     noise = generator(0, "noise")
-    other = dataclasses.replace(data, X_validation=torch.from_numpy(noise.normal(size=data.X_validation.shape)).float(),
-                                y_validation=torch.from_numpy(noise.integers(3, size=len(data.y_validation))))
-    target = LastWeights(epochs=1)  # nothing is chosen on the validation rows
-    here, there = (first(name, network, d, target)[0] for d in (data, other))
+    other = replace(rows, compare=Part(torch.from_numpy(noise.normal(size=rows.compare.x.shape)).float(),
+                                       torch.from_numpy(noise.integers(3, size=len(rows.compare.y)))))
+    config = LastWeights(epochs=1)  # nothing is chosen on the rows of comparison
+    here, there = (first(name, network, r, config)[0] for r in (rows, other))
     assert torch.equal(numbers(here), numbers(there))
-    unlike = dataclasses.replace(data, y_train=data.y_train.flip(0))
-    assert not torch.equal(numbers(here), numbers(first(name, network, unlike, target)[0]))
+    unlike = replace(rows, fit=Part(rows.fit.x, rows.fit.y.flip(0)))
+    assert not torch.equal(numbers(here), numbers(first(name, network, unlike, config)[0]))
 
 
 def test_registered_with_their_passes():
-    assert set(NAMES) <= set(BASELINES)
-    passes = {name: BASELINES[name].path.keywords.get("passes") for name in NAMES if name[-1].isdigit()}
+    assert set(NAMES) <= set(METHODS)
+    passes = {name: METHODS[name].propose.keywords.get("passes") for name in NAMES if name[-1].isdigit()}
     assert passes == {"lap1": 1, "lap4": 4, "admm1": 1, "admm4": 4, "amc1": 1, "amc4": 4}
-    assert [name for name in NAMES if BASELINES[name].stochastic] == ["amc1", "amc4"]
+    assert [name for name in NAMES if METHODS[name].stochastic] == ["amc1", "amc4"]
 
 
 def test_walks_keep_to_their_size_and_agents_to_their_generators(network, data):

@@ -24,32 +24,37 @@ from torch import Tensor, nn
 from ..foundations.core import NeonError, atomic_write, require, single_thread, write_csv, write_json
 from ..foundations.networks import Architecture, DenseNetwork, Layer, save_network
 from ..foundations.surgery import fold_norms
+from ..methods.guard import get_metric
 
 # %% ../../nbs/5_compression/03_export.ipynb #e4107cf2
-_CALL, _GATHER, _NORM = 14e-6, 6e-6, {"batchnorm": 10e-6, "dropout": 3e-6} # Seconds per call: a row, the choice of features, a norm
-_WEIGHT, _MAC, _VALUE = 5.5e-11, 2.3e-11, 4e-10 # Seconds per weight fetched, multiply-accumulate operation, value written
-_ACTIVATE = {"tanh": 2.5e-9, "elu": 1.4e-9, "gelu": 6e-10, "sigmoid": 3.5e-10, "silu": 3.5e-10} # Seconds per value, more than the rectifier
+_CALL, _GATHER = 14e-6, 6e-6                    # Seconds per call: a layer, the choice of features
+_NORM = {"batchnorm": 10e-6, "dropout": 3e-6}   # ... and what may stand beside a layer
+_WEIGHT, _MAC, _VALUE = 5.5e-11, 2.3e-11, 4e-10 # Seconds per weight fetched, multiplication and addition, value written
+_ACTIVATE = {"tanh": 2.5e-9, "elu": 1.4e-9, "gelu": 6e-10,
+             "sigmoid": 3.5e-10, "silu": 3.5e-10} # Seconds per value, more than the rectifier
 
 
 def estimated_latency(
-    architecture: Architecture,
-    batch: int = 1, # Rows per call
-) -> float:         # Seconds on one thread of a CPU
+    architecture: Architecture, # Of the network
+    batch: int = 1,             # Rows per call
+) -> float:                     # Seconds on one thread of a CPU
     "What a forward pass should take, without running one."
-    calls = _CALL*len(architecture.layers) + _GATHER*(architecture.inputs is not None)
-    norms = sum(_NORM[name] for layer in architecture.layers for name in (*layer.before, *layer.after))
-    values = _VALUE*sum(architecture.widths) + sum(_ACTIVATE.get(layer.activation, 0)*layer.width for layer in architecture.layers)
+    layers = architecture.layers
+    calls = _CALL*len(layers) + _GATHER*(architecture.inputs is not None)
+    norms = sum(_NORM[name] for layer in layers for name in (*layer.before, *layer.after))
+    values = _VALUE*sum(architecture.widths) + sum(_ACTIVATE.get(each.activation, 0)*each.width for each in layers)
     return calls + norms + (_WEIGHT + _MAC*batch)*architecture.macs + batch*values
 
-
+# %% ../../nbs/5_compression/03_export.ipynb #631800e6
 def latency(
-    network: DenseNetwork,
-    batch: int = 1,        # Rows per call
+    network: DenseNetwork, # Measured as a copy on the CPU, in evaluation mode
+    batch: int = 1,        # Rows per call, at least 1
     seconds: float = 0.1,  # How long to measure
 ) -> float:                # Seconds per call on one thread of this CPU, median
     "What a forward pass takes, measured."
     require(batch >= 1, f"a batch has at least one row, got {batch}")
-    network, x, taken = copy.deepcopy(network).cpu().eval(), torch.randn(batch, network.architecture.n_inputs), []
+    network, taken = copy.deepcopy(network).cpu().eval(), []
+    x = torch.randn(batch, network.architecture.n_inputs)
     with torch.inference_mode(), single_thread():
         for _ in range(3): network(x)
         end = time.perf_counter() + seconds
@@ -60,13 +65,15 @@ def latency(
     return statistics.median(taken)
 
 # %% ../../nbs/5_compression/03_export.ipynb #09a2ada4
-_FROM_SKLEARN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
-_TO_SKLEARN = {ours: theirs for theirs, ours in _FROM_SKLEARN.items()}
-
-
-def is_sklearn_network(estimator) -> bool:
+def is_sklearn_network(
+    estimator, # Anything
+) -> bool:
     "Is this an `MLPClassifier` or `MLPRegressor`?"
     return isinstance(estimator, (MLPClassifier, MLPRegressor))
+
+# %% ../../nbs/5_compression/03_export.ipynb #555c2ea0
+_FROM_SKLEARN = {"identity": "identity", "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
+_TO_SKLEARN = {ours: theirs for theirs, ours in _FROM_SKLEARN.items()}
 
 
 def _check_estimator(estimator) -> None:
@@ -74,15 +81,31 @@ def _check_estimator(estimator) -> None:
     name = type(estimator).__name__
     require(is_sklearn_network(estimator), f"expected an MLPClassifier or MLPRegressor, got {name}")
     require(hasattr(estimator, "coefs_"), f"this {name} is not fitted yet; call fit first")
-    require(estimator.activation in _FROM_SKLEARN, f"{name} has the activation {estimator.activation!r}, which Neon does not know")
+    require(estimator.activation in _FROM_SKLEARN,
+            f"{name} has the activation {estimator.activation!r}, which Neon does not know")
     output = estimator.out_activation_
     if isinstance(estimator, MLPClassifier):
-        require(output == "softmax" or estimator.n_outputs_ == 1, f"this {name} predicts several labels per row (multilabel), "
-                "which cannot be compressed as one network; fit one classifier per label")
-        require(len(estimator.classes_) > 1, f"this {name} knows one class only, {estimator.classes_[0]!r}; there is nothing to compress")
-    else: require(output == "identity", f"this {name} has the output activation {output!r} (Poisson loss), which Neon does not support")
+        require(output == "softmax" or estimator.n_outputs_ == 1,
+                f"this {name} predicts several labels per row (multilabel), which cannot be compressed as one network; "
+                "fit one classifier per label")
+        require(len(estimator.classes_) > 1,
+                f"this {name} knows one class only, {estimator.classes_[0]!r}; there is nothing to compress")
+    else:
+        require(output == "identity",
+                f"this {name} has the output activation {output!r} (Poisson loss), which Neon does not support")
 
+# %% ../../nbs/5_compression/03_export.ipynb #bfd5b1c3
+def _dense(n_inputs: int, layers: list[tuple[np.ndarray, np.ndarray, str]]) -> DenseNetwork:
+    "A network of weights, biases and names of activations."
+    architecture = Architecture(n_inputs, tuple(Layer(len(W), activation) for W, _, activation in layers))
+    network = DenseNetwork(architecture)
+    with torch.no_grad():
+        for layer, (W, b, _) in zip(network.layers, layers, strict=True):
+            layer.linear.weight.copy_(torch.from_numpy(W))
+            layer.linear.bias.copy_(torch.from_numpy(b))
+    return network.eval()
 
+# %% ../../nbs/5_compression/03_export.ipynb #7ff9b3b9
 def from_sklearn(
     estimator: MLPClassifier | MLPRegressor, # Fitted
 ) -> DenseNetwork:                           # float32; logits in the order of `classes_`, or values
@@ -96,51 +119,41 @@ def from_sklearn(
     activations = [_FROM_SKLEARN[estimator.activation]]*(len(layers) - 1) + ["identity"]
     return _dense(layers[0][0].shape[1], [(W, b, a) for (W, b), a in zip(layers, activations, strict=True)])
 
-
-def _dense(n_inputs: int, layers: list[tuple[np.ndarray, np.ndarray, str]]) -> DenseNetwork:
-    "A network of weights, biases and names of activations."
-    architecture = Architecture(n_inputs, tuple(Layer(len(W), activation) for W, _, activation in layers))
-    network = DenseNetwork(architecture)
-    with torch.no_grad():
-        for layer, (W, b, _) in zip(network.layers, layers, strict=True):
-            layer.linear.weight.copy_(torch.from_numpy(W))
-            layer.linear.bias.copy_(torch.from_numpy(b))
-    return network.eval()
-
 # %% ../../nbs/5_compression/03_export.ipynb #eecabb25
 _Affine = tuple[np.ndarray, np.ndarray, str]  # Weights (units, inputs), biases (units,), activation
 
 
 def _folded(layers: list[_Affine], i: int) -> list[_Affine]:
-    "Linear row i multiplied into the next."
+    "Linear layer i multiplied into the next."
     (W, b, _), (V, c, activation) = layers[i:i + 2]
     return [*layers[:i], (V @ W, V @ b + c, activation), *layers[i + 2:]]
 
-
+# %% ../../nbs/5_compression/03_export.ipynb #462dafaa
 def _affine_before(layer: _Affine, scale: np.ndarray | float, shift: float = 0.0) -> _Affine:
-    "The row that undoes what was done to its inputs: it receives x and computes what it would from scale*x + shift."
+    "The layer that undoes what was done to its inputs: from x it computes what it did from scale*x + shift."
     V, c, activation = layer
     return V*scale, V.sum(1)*shift + c, activation
 
-
+# %% ../../nbs/5_compression/03_export.ipynb #f8e32245
 def _imitated(layers: list[_Affine], i: int, by: str) -> list[_Affine]:
-    "Row i stated in the activation `by`, and the next row changed accordingly."
+    "Layer i stated in the activation `by`, and the next one changed accordingly."
     W, b, activation = layers[i]
     after = layers[i + 1]
     if (activation, by) == ("identity", "relu"):
         V, c, last = after
-        pair, after = (np.concatenate([W, -W]), np.concatenate([b, -b]), by), (np.concatenate([V, -V], 1), c, last)
-        return [*layers[:i], pair, after, *layers[i + 2:]]
-    known = {("identity", "tanh"): (1e-8, 1e8, 0.0), ("identity", "sigmoid"): (1e-5, 4e5, -2e5), ("sigmoid", "tanh"): (0.5, 0.5, 0.5),
-             ("tanh", "sigmoid"): (2.0, 2.0, -1.0)}
+        pair = np.concatenate([W, -W]), np.concatenate([b, -b]), by
+        return [*layers[:i], pair, (np.concatenate([V, -V], 1), c, last), *layers[i + 2:]]
+    known = {("identity", "tanh"): (1e-8, 1e8, 0.0), ("identity", "sigmoid"): (1e-5, 4e5, -2e5),
+             ("sigmoid", "tanh"): (0.5, 0.5, 0.5), ("tanh", "sigmoid"): (2.0, 2.0, -1.0)}
     inner, outer, shift = known[activation, by]
     return [*layers[:i], (W*inner, b*inner, by), _affine_before(after, outer, shift), *layers[i + 2:]]
 
-
+# %% ../../nbs/5_compression/03_export.ipynb #3900609c
 def _one_activation(layers: list[_Affine], wanted: str) -> tuple[list[_Affine], str]:
-    "The same network with one activation in all hidden rows: the one it has, or `wanted` where it has a choice."
+    "The same network with one activation in all hidden layers: the one it has, or `wanted` where it has a choice."
     hidden = {activation for _, _, activation in layers[:-1]}
-    for activation in sorted(hidden): require(activation in _TO_SKLEARN, f"scikit-learn networks have no activation {activation!r}")
+    for activation in sorted(hidden):
+        require(activation in _TO_SKLEARN, f"scikit-learn networks have no activation {activation!r}")
     curved = hidden - {"identity"}
     require(curved <= {"tanh", "sigmoid"} or len(curved) == 1,
             f"a scikit-learn network has one activation, this one mixes {sorted(curved)}; keep it as a torch network")
@@ -152,28 +165,7 @@ def _one_activation(layers: list[_Affine], wanted: str) -> tuple[list[_Affine], 
         elif activation != by: layers = _imitated(layers, i, by)
     return layers, by
 
-# %% ../../nbs/5_compression/03_export.ipynb #c326d0d4
-def to_sklearn(
-    network: DenseNetwork,                   # Logits in the order of the estimator's `classes_`, or values
-    estimator: MLPClassifier | MLPRegressor, # Fitted, of the type that is wanted
-) -> MLPClassifier | MLPRegressor:
-    "A fitted copy of an estimator that predicts what the network predicts."
-    _check_estimator(estimator)
-    n_outputs = len(estimator.classes_) if isinstance(estimator, MLPClassifier) else estimator.n_outputs_
-    a = network.architecture
-    require(a.n_inputs == estimator.n_features_in_, f"the network takes {a.n_inputs} features, the estimator {estimator.n_features_in_}")
-    require(a.n_outputs == n_outputs, f"the network has {a.n_outputs} outputs, the estimator {n_outputs}")
-    last = a.layers[-1].activation
-    require(last == "identity" or (last == "softmax" and isinstance(estimator, MLPClassifier)),
-            f"the network ends with {last!r}, a {type(estimator).__name__} cannot")
-    layers = _as_layers(network)
-    if isinstance(estimator, MLPClassifier) and n_outputs == 2:
-        W, b, _ = layers[-1]
-        layers[-1] = W[1:] - W[:1], b[1:] - b[:1], "identity"
-    layers, activation = _one_activation(layers, _FROM_SKLEARN[estimator.activation])
-    return _with_layers(estimator, layers, activation if len(layers) > 1 else _FROM_SKLEARN[estimator.activation])
-
-
+# %% ../../nbs/5_compression/03_export.ipynb #325384e7
 def _as_layers(network: DenseNetwork) -> list[_Affine]:
     "Weights, biases and activations in float64; features that are not read have weights of zero."
     network = fold_norms(copy.deepcopy(network).cpu().double())
@@ -185,23 +177,49 @@ def _as_layers(network: DenseNetwork) -> list[_Affine]:
         layers[0] = W, *layers[0][1:]
     return layers
 
-
+# %% ../../nbs/5_compression/03_export.ipynb #ae675490
 def _with_layers(estimator, layers: list[_Affine], activation: str):
     "A fitted copy with other weights."
     twin = copy.deepcopy(estimator)
-    twin.set_params(hidden_layer_sizes=tuple(len(W) for W, _, _ in layers[:-1]), activation=_TO_SKLEARN[activation])
-    twin.coefs_, twin.intercepts_ = [np.ascontiguousarray(W.T) for W, _, _ in layers], [b.copy() for _, b, _ in layers]
+    sizes = tuple(len(W) for W, _, _ in layers[:-1])
+    twin.set_params(hidden_layer_sizes=sizes, activation=_TO_SKLEARN[activation])
+    twin.coefs_ = [np.ascontiguousarray(W.T) for W, _, _ in layers]
+    twin.intercepts_ = [b.copy() for _, b, _ in layers]
     twin.n_layers_ = len(layers) + 1
     for name in ("_optimizer", "_best_coefs", "_best_intercepts"): vars(twin).pop(name, None)
     return twin
 
+# %% ../../nbs/5_compression/03_export.ipynb #c326d0d4
+def to_sklearn(
+    network: DenseNetwork,                   # Logits in the order of the estimator's `classes_`, or values
+    estimator: MLPClassifier | MLPRegressor, # Fitted, of the type that is wanted
+) -> MLPClassifier | MLPRegressor:
+    "A fitted copy of an estimator that predicts what the network predicts."
+    _check_estimator(estimator)
+    n_outputs = len(estimator.classes_) if isinstance(estimator, MLPClassifier) else estimator.n_outputs_
+    a = network.architecture
+    require(a.n_inputs == estimator.n_features_in_,
+            f"the network takes {a.n_inputs} features, the estimator {estimator.n_features_in_}")
+    require(a.n_outputs == n_outputs, f"the network has {a.n_outputs} outputs, the estimator {n_outputs}")
+    last = a.layers[-1].activation
+    require(last == "identity" or (last == "softmax" and isinstance(estimator, MLPClassifier)),
+            f"the network ends with {last!r}, a {type(estimator).__name__} cannot")
+    layers = _as_layers(network)
+    if isinstance(estimator, MLPClassifier) and n_outputs == 2:
+        W, b, _ = layers[-1]
+        layers[-1] = W[1:] - W[:1], b[1:] - b[:1], "identity"
+    layers, activation = _one_activation(layers, _FROM_SKLEARN[estimator.activation])
+    return _with_layers(estimator, layers, activation if len(layers) > 1 else _FROM_SKLEARN[estimator.activation])
+
 # %% ../../nbs/5_compression/03_export.ipynb #d12ca57d
-def last_step(estimator):
+def last_step(
+    estimator, # A pipeline, or not
+):
     "The last step of a pipeline, or of the pipeline in it; anything else is its own last step."
     while isinstance(estimator, Pipeline): estimator = estimator.steps[-1][1]
     return estimator
 
-
+# %% ../../nbs/5_compression/03_export.ipynb #2b96b6da
 def with_last_step(
     estimator, # A pipeline, or not
     last,      # Takes the place of its last step
@@ -212,7 +230,7 @@ def with_last_step(
     twin.steps = [*estimator.steps[:-1], (name, with_last_step(old, last))]
     return twin
 
-
+# %% ../../nbs/5_compression/03_export.ipynb #23115e56
 def estimator_inputs(
     estimator,  # A fitted MLP, or a fitted pipeline that ends in one
     X,          # (n, features) as its `predict` takes them
@@ -232,7 +250,7 @@ def estimator_inputs(
             f"the network takes {estimator.n_features_in_} features, got rows of shape {X.shape[1:]}")
     return torch.from_numpy(X)
 
-
+# %% ../../nbs/5_compression/03_export.ipynb #528efe22
 def class_indices(
     classes, # (k,) labels in the order of the outputs
     y,       # (n,) labels
@@ -241,98 +259,115 @@ def class_indices(
     y, place = np.asarray(y), {label: i for i, label in enumerate(np.asarray(classes).tolist())}
     require(y.ndim == 1, f"labels have one dimension, got shape {y.shape}")
     unknown = sorted({label for label in y.tolist() if label not in place}, key=str)
-    require(not unknown, f"{unknown[0]!r} is not a class that the network knows; it knows {list(place)}" if unknown else "")
+    first = unknown[0] if unknown else ""
+    require(not unknown, f"{first!r} is not a class that the network knows; it knows {list(place)}")
     return torch.tensor([place[label] for label in y.tolist()], dtype=torch.long)
 
 # %% ../../nbs/5_compression/03_export.ipynb #cab3680f
 def with_scaling(
-    network: DenseNetwork,
-    mean,            # (n_inputs,) that was subtracted from the features
-    scale,           # (n_inputs,) by which they were divided then
-) -> DenseNetwork:   # Takes raw features
+    network: DenseNetwork, # Of standardised features
+    mean,                  # (n_inputs,) that was subtracted from the features
+    scale,                 # (n_inputs,) by which they were divided then
+) -> DenseNetwork:         # Takes raw features
     "A network that standardises its features itself."
     network = fold_norms(copy.deepcopy(network))
     mean, scale = (network.read(torch.as_tensor(np.asarray(v, dtype=float))) for v in (mean, scale))
     linear = network.layers[0].linear
     W, b = linear.weight.detach().double()/scale, linear.bias.detach().double()
-    linear.weight, linear.bias = nn.Parameter(W.to(linear.weight)), nn.Parameter((b - W @ mean).to(linear.weight))
+    linear.weight, linear.bias = (nn.Parameter(v.to(linear.weight)) for v in (W, b - W @ mean))
     return network
 
-
-
+# %% ../../nbs/5_compression/03_export.ipynb #d151bedf
 def with_values(
-    network: DenseNetwork, # Of a regression, its last row linear
+    network: DenseNetwork, # Of a regression, its last layer linear
     mean,                  # (n_outputs,) that was subtracted from the values
     scale,                 # (n_outputs,) by which they were divided then
 ) -> DenseNetwork:         # Predicts raw values
     "A network that undoes the standardising of its values itself."
-    require(network.architecture.layers[-1].activation == "identity", f"the network ends with {network.architecture.layers[-1].activation!r}, "
-            "which is no regression")
+    last = network.architecture.layers[-1].activation
+    require(last == "identity", f"the network ends with {last!r}, which is no regression")
     network = fold_norms(copy.deepcopy(network))
-    linear, (mean, scale) = network.layers[-1].linear, (torch.as_tensor(np.asarray(v, dtype=float)) for v in (mean, scale))
+    linear = network.layers[-1].linear
+    mean, scale = (torch.as_tensor(np.asarray(v, dtype=float)) for v in (mean, scale))
     W, b = linear.weight.detach().double()*scale[:, None], linear.bias.detach().double()*scale + mean
-    linear.weight, linear.bias = nn.Parameter(W.to(linear.weight)), nn.Parameter(b.to(linear.weight))
+    linear.weight, linear.bias = (nn.Parameter(v.to(linear.weight)) for v in (W, b))
     return network
 
 # %% ../../nbs/5_compression/03_export.ipynb #16727135
-_SIMPLE = {"relu": ("Relu", {}), "tanh": ("Tanh", {}), "sigmoid": ("Sigmoid", {}), "leaky_relu": ("LeakyRelu", {"alpha": 0.01}),
-           "elu": ("Elu", {"alpha": 1.0}), "softmax": ("Softmax", {"axis": 1})}
-_OPSET, _IR = 13, 8  # Of 2020 and 2021, so that every runtime of the last years reads the file
-
-
 class _Graph:
     "Nodes and constants of an ONNX graph, in the order in which they are added."
 
     def __init__(self, x: str):
         from onnx import helper, numpy_helper
-        self.helper, self.constant, self.nodes, self.constants, self.x = helper, numpy_helper.from_array, [], [], x
+        self.helper, self.constant = helper, numpy_helper.from_array
+        self.nodes, self.constants, self.x = [], [], x
 
     def add(self, kind: str, *inputs: str | np.ndarray, x: str | None = None, **options) -> str:
         "A node that receives the current value (or `x`) and constants; its output becomes the current value."
         names = [self.x if x is None else x]
         for value in inputs:
-            if isinstance(value, np.ndarray): self.constants.append(self.constant(value, f"constant_{len(self.constants)}"))
-            names.append(self.constants[-1].name if isinstance(value, np.ndarray) else value)
+            if isinstance(value, np.ndarray):
+                self.constants.append(self.constant(value, f"constant_{len(self.constants)}"))
+                value = self.constants[-1].name
+            names.append(value)
         self.x = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(self.helper.make_node(kind, names, [self.x], **options))
         return self.x
 
-    def activate(self, name: str) -> None:
-        "The nodes of an activation."
-        x, number = self.x, lambda value: np.array(value, np.float32)
-        if name in _SIMPLE: self.add(_SIMPLE[name][0], **_SIMPLE[name][1])
-        elif name == "silu":
-            self.add("Sigmoid")
-            self.add("Mul", x)
-        elif name == "gelu":
-            self.add("Mul", number(math.sqrt(0.5)))
-            self.add("Erf")
-            self.add("Add", number(1.0))
-            self.add("Mul", x)
-            self.add("Mul", number(0.5))
-        else: require(name == "identity", f"the activation {name!r} cannot be exported")
+# %% ../../nbs/5_compression/03_export.ipynb #483e7e80
+_SIMPLE = {"relu": ("Relu", {}), "tanh": ("Tanh", {}), "sigmoid": ("Sigmoid", {}), "elu": ("Elu", {"alpha": 1.0}),
+           "leaky_relu": ("LeakyRelu", {"alpha": 0.01}), "softmax": ("Softmax", {"axis": 1})}
+
+
+def _activate(graph: _Graph, name: str) -> None:
+    "The nodes of an activation."
+    x, number = graph.x, lambda value: np.array(value, np.float32)
+    if name in _SIMPLE: graph.add(_SIMPLE[name][0], **_SIMPLE[name][1])
+    elif name == "silu":
+        graph.add("Sigmoid")
+        graph.add("Mul", x)
+    elif name == "gelu":
+        graph.add("Mul", number(math.sqrt(0.5)))
+        graph.add("Erf")
+        graph.add("Add", number(1.0))
+        graph.add("Mul", x)
+        graph.add("Mul", number(0.5))
+    else: require(name == "identity", f"the activation {name!r} cannot be exported")
+
+# %% ../../nbs/5_compression/03_export.ipynb #ed1dfa67
+_OPSET, _IR = 13, 8  # Of 2020 and 2021, so that every runtime of the last years reads the file
+
+
+def _model(graph: _Graph, n_inputs: int, n_outputs: int):
+    "The ONNX model of a finished graph."
+    from onnx import TensorProto
+    ends = [graph.helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+            for name, width in (("x", n_inputs), ("y", n_outputs))]
+    body = graph.helper.make_graph(graph.nodes, "neon", ends[:1], ends[1:], graph.constants)
+    versions = [graph.helper.make_opsetid("", _OPSET)]
+    return graph.helper.make_model(body, producer_name="neon", ir_version=_IR, opset_imports=versions)
 
 # %% ../../nbs/5_compression/03_export.ipynb #f57e9323
 def to_onnx(
-    network: DenseNetwork,
+    network: DenseNetwork,       # On whatever device; its norms are folded
     path: str | Path,            # Of the file, e.g. "network.onnx"
     probabilities: bool = False, # End with a softmax? For classifiers that do not already
     **facts,                     # Kept in the file as text, e.g. classes=[...]
 ) -> None:
     "Write a network in ONNX format: input `x` (batch, n_inputs) float32, output `y` (batch, n_outputs) float32."
-    try: import onnx
-    except ImportError: raise NeonError("writing ONNX files needs the package onnx: pip install 'neon-compression[export]'") from None
+    try:
+        import onnx
+    except ImportError:
+        message = "writing ONNX files needs the package onnx: pip install 'neon-compression[export]'"
+        raise NeonError(message) from None
     folded, graph = fold_norms(copy.deepcopy(network).cpu()), _Graph("x")
     if folded.inputs is not None: graph.add("Gather", folded.inputs.numpy().astype(np.int64), axis=1)
     for layer, fact in zip(folded.layers, folded.architecture.layers, strict=True):
         graph.add("Gemm", *(p.detach().float().numpy() for p in (layer.linear.weight, layer.linear.bias)), transB=1)
-        graph.activate(fact.activation)
-    if probabilities and folded.architecture.layers[-1].activation != "softmax": graph.activate("softmax")
+        _activate(graph, fact.activation)
+    if probabilities and folded.architecture.layers[-1].activation != "softmax": _activate(graph, "softmax")
     graph.nodes[-1].output[0] = "y"
-    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", width])
-            for name, width in (("x", folded.architecture.n_inputs), ("y", folded.architecture.n_outputs))]
-    body = onnx.helper.make_graph(graph.nodes, "neon", ends[:1], ends[1:], graph.constants)
-    model = onnx.helper.make_model(body, producer_name="neon", ir_version=_IR, opset_imports=[onnx.helper.make_opsetid("", _OPSET)])
+    model = _model(graph, folded.architecture.n_inputs, folded.architecture.n_outputs)
     onnx.helper.set_model_props(model, {name: str(fact) for name, fact in facts.items()})
     onnx.checker.check_model(model)
     with atomic_write(path) as temporary: temporary.write_bytes(model.SerializeToString())
@@ -341,58 +376,65 @@ def to_onnx(
 def _size_facts(network: DenseNetwork, seconds: float) -> dict:
     "Size, arithmetic and time of a network."
     a = network.architecture
-    facts = {"architecture": str(a), "features_read": a.widths[0], "hidden_widths": list(a.hidden_widths), "parameters": a.n_params,
-             "macs": a.macs, "estimated_latency": estimated_latency(a)}
-    if seconds: facts |= {"latency": latency(network, 1, seconds), "latency_of_1000_rows": latency(network, 1000, seconds)}
+    facts = {"architecture": str(a), "features_read": a.widths[0], "hidden_widths": list(a.hidden_widths),
+             "parameters": a.n_params, "macs": a.macs, "estimated_latency": estimated_latency(a)}
+    if seconds:
+        facts |= {"latency": latency(network, 1, seconds), "latency_of_1000_rows": latency(network, 1000, seconds)}
     return facts
 
+# %% ../../nbs/5_compression/03_export.ipynb #b0751afb
+def _drop_facts(guard, drop) -> dict:
+    "The drop on the guard's rows, what the promise rests on, and where the true drop lies with 95 %; in points."
+    margin = 1.96*drop.error
+    return {"points": float(drop.points), "error": float(drop.error), "rows": drop.rows,
+            "bound": float(guard.bound(drop)), "interval": [float(drop.points - margin), float(drop.points + margin)]}
 
+# %% ../../nbs/5_compression/03_export.ipynb #4b4e4707
 def compression_report(
     result,                # What `compress` returns for one budget
     seconds: float = 0.05, # How long each latency is measured; 0: not at all
 ) -> dict:                 # Plain values; drops in points, times in seconds
     "All about one compression."
     guard, drop = result.guard, result.drop
-    metric = guard.metric if isinstance(guard.metric, str) else getattr(guard.metric, "__name__", "score")
+    metric = get_metric(guard.metric).name
     before, after = _size_facts(result.original, seconds), _size_facts(result.network, seconds)
     score = getattr(result, "score", None)
     if score is not None: before["score"], after["score"] = score, score - drop.points/100
-    judged = [{"parameters": a.candidate.size, "drop": float(a.drop.points), "error": float(a.drop.error), "accepted": bool(a.accepted)}
-              for a in result.asked]
-    offers = [{"architecture": str(c.network.architecture), "parameters": c.size, "drop": float(c.drop.points), "origin": c.origin}
-              for c in result.front]
+    tested = [{"parameters": a.candidate.size, "drop": float(a.drop.points), "error": float(a.drop.error),
+               "accepted": bool(a.accepted)} for a in result.tested]
+    front = [{"architecture": str(c.network.architecture), "parameters": c.size, "drop": float(c.drop.points),
+              "how": c.how} for c in result.front]
     return {"metric": metric, "budget": guard.budget, "confidence": guard.confidence, "before": before, "after": after,
-            "compression_ratio": before["parameters"]/after["parameters"],
-            "drop": {"points": float(drop.points), "error": float(drop.error), "rows": drop.rows, "bound": float(guard.bound(drop)),
-                     "interval": [float(drop.points - 1.96*drop.error), float(drop.points + 1.96*drop.error)]},
-            "origin": result.origin, "asked": judged, "front": offers, "reasons": list(getattr(result.plan, "reasons", ())),
-            "seconds": result.seconds}
+            "compression_ratio": before["parameters"]/after["parameters"], "drop": _drop_facts(guard, drop),
+            "how": result.how, "tested": tested, "front": front,
+            "reasons": list(result.reasons), "seconds": result.seconds}
 
 # %% ../../nbs/5_compression/03_export.ipynb #fb08c09a
 def report_table(
-    report: dict, # Of `compression_report`
+    report: dict,  # Of `compression_report`
 ) -> pd.DataFrame: # measure, before, after: text
     "The main facts of a report, before and after."
     before, after = report["before"], report["after"]
-    rows = [("features read", before["features_read"], after["features_read"])]
+    entries = [("features read", before["features_read"], after["features_read"])]
     for i in range(max(len(before["hidden_widths"]), len(after["hidden_widths"]))):
         width = lambda facts, i=i: facts["hidden_widths"][i] if i < len(facts["hidden_widths"]) else "none"
-        rows.append((f"units of hidden layer {i + 1}", width(before), width(after)))
+        entries.append((f"units of hidden layer {i + 1}", width(before), width(after)))
     for name, key in (("parameters", "parameters"), ("multiplications per row", "macs")):
-        rows.append((name, f"{before[key]:,}", f"{after[key]:,}"))
+        entries.append((name, f"{before[key]:,}", f"{after[key]:,}"))
     for name, key in (("microseconds for one row", "latency"), ("microseconds for a thousand", "latency_of_1000_rows")):
-        if key in before: rows.append((name, f"{1e6*before[key]:,.0f}", f"{1e6*after[key]:,.0f}"))
+        if key in before: entries.append((name, f"{1e6*before[key]:,.0f}", f"{1e6*after[key]:,.0f}"))
     drop, metric = report["drop"], report["metric"].replace("_", " ")
-    if "score" in before: rows.append((f"{metric} on the guard's rows", f"{before['score']:.4f}", f"{after['score']:.4f}"))
-    rows.append((f"change of {metric}, points", "", f"{0.0 - drop['points']:+.2f} ± {1.96*drop['error']:.2f}"))
-    return pd.DataFrame([(name, str(b), str(a)) for name, b, a in rows], columns=["measure", "before", "after"])
+    if "score" in before:
+        entries.append((f"{metric} on the guard's rows", f"{before['score']:.4f}", f"{after['score']:.4f}"))
+    entries.append((f"change of {metric}, points", "", f"{0.0 - drop['points']:+.2f} ± {1.96*drop['error']:.2f}"))
+    return pd.DataFrame([(name, str(b), str(a)) for name, b, a in entries], columns=["measure", "before", "after"])
 
-
+# %% ../../nbs/5_compression/03_export.ipynb #e01d2c27
 def save_compressed(
-    result,              # What `compress` returns for one budget
-    folder: str | Path,  # Receives network.safetensors, network.json, report.json and report.csv
-    **facts,             # Plain values to keep in the network's description, e.g. classes=[...]
-) -> dict:               # The report
+    result,             # What `compress` returns for one budget
+    folder: str | Path, # Receives network.safetensors, network.json, report.json and report.csv
+    **facts,            # Plain values to keep in the network's description, e.g. classes=[...]
+) -> dict:              # The report
     "Save the network and its report."
     folder, report = Path(folder), compression_report(result)
     save_network(result.network, folder/"network", **facts)

@@ -6,13 +6,13 @@
 __all__ = ['CAUTIOUS', 'DEMONSTRATORS', 'PlannerConfig', 'PlannerPolicy', 'batched', 'Decision', 'play', 'chooser',
            'random_chooser', 'rule_chooser', 'schedule_chooser', 'advantages_of', 'Planner', 'Demonstration',
            'demonstrate', 'imitate', 'draw_budgets', 'train_planner', 'save_planner', 'load_planner', 'PlanResult',
-           'plan', 'plan_budgets']
+           'plan', 'plan_budgets', 'planned', 'planned_by_own_margin', 'planned_then_trained']
 
-# %% ../../nbs/5_compression/01_planner.ipynb #03d24dd9
+# %% ../../nbs/5_compression/01_planner.ipynb #f4ebd004
 import copy
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -26,24 +26,13 @@ from torch import Tensor, nn
 
 from ..foundations.core import Config, NeonError, atomic_write, generator, require, torch_generator
 from ..foundations.networks import DenseNetwork
-from neon.compression.planning import (
-    N_ACTION,
-    N_GLOBAL,
-    N_TOKEN,
-    PLAN_REWARDS,
-    RATIOS,
-    Original,
-    PlanConfig,
-    PlanEpisode,
-    PlanData,
-    Visit,
-    advance,
-    overrun,
-    restore_output,
-    within_budget,
-)
+from ..methods.contract import Candidate, MethodConfig, Rows, judge, method, restore_output
+from ..methods.guard import Guard
+from ..methods.training import trained_on
+from .planning import N_ACTION, N_GLOBAL, N_TOKEN, PLAN_REWARDS, RATIOS, Original, PlanConfig, PlanData, PlanEpisode
+from .planning import Visit, advance, overrun
 
-# %% ../../nbs/5_compression/01_planner.ipynb #b83366a5
+# %% ../../nbs/5_compression/01_planner.ipynb #146d9b09
 @dataclass(frozen=True)
 class PlannerConfig(Config):
     "How the agent learns."
@@ -74,7 +63,7 @@ class PlannerConfig(Config):
         require(0 < self.budgets[0] <= self.budgets[1], f"budgets are a rising pair above 0, got {self.budgets}")
         require(self.reward in PLAN_REWARDS, f"reward must be one of {sorted(PLAN_REWARDS)}, got {self.reward!r}")
 
-# %% ../../nbs/5_compression/01_planner.ipynb #e8b6ebe2
+# %% ../../nbs/5_compression/01_planner.ipynb #6ca32cc1
 class PlannerPolicy(nn.Module):
     "Tokens of layers, features of actions and facts -> logits of the actions, and a value."
 
@@ -120,7 +109,7 @@ def batched(
     rest = {k: torch.from_numpy(np.stack([o[k] for o in observations])) for k in ("actions", "facts", "mask", "current")}
     return {"tokens": torch.from_numpy(tokens), "there": torch.from_numpy(there), **rest}
 
-# %% ../../nbs/5_compression/01_planner.ipynb #ebdef167
+# %% ../../nbs/5_compression/01_planner.ipynb #2f853dc1
 @dataclass
 class Decision:
     "One step of an episode."
@@ -159,7 +148,7 @@ def _pay(decisions: list[Decision], episode: PlanEpisode, gained: float | None, 
     decisions[-1].reward += PLAN_REWARDS[reward](episode, gained)
     decisions[-1].last = episode.terminated
 
-# %% ../../nbs/5_compression/01_planner.ipynb #f8234c2a
+# %% ../../nbs/5_compression/01_planner.ipynb #712fad85
 def chooser(
     policy: PlannerPolicy,
     rng: torch.Generator | None = None, # None: the likeliest action
@@ -207,7 +196,7 @@ def schedule_chooser(
         return max(i for i in range(wanted + 1) if e.effects.offered[i])
     return lambda episodes: [Decision({}, one(e), 0.0, 0.0) for e in episodes]
 
-# %% ../../nbs/5_compression/01_planner.ipynb #1ac47ed8
+# %% ../../nbs/5_compression/01_planner.ipynb #f8835d6f
 def advantages_of(decisions: Sequence[Decision], gamma: float, trace: float) -> tuple[list[float], list[float]]:
     "Generalised advantage estimates and returns of one episode (Schulman et al. 2016, eq. 16)."
     advantages, later, value = [], 0.0, 0.0
@@ -218,7 +207,7 @@ def advantages_of(decisions: Sequence[Decision], gamma: float, trace: float) -> 
     advantages.reverse()
     return advantages, [a + d.value for a, d in zip(advantages, decisions, strict=True)]
 
-# %% ../../nbs/5_compression/01_planner.ipynb #99413fcd
+# %% ../../nbs/5_compression/01_planner.ipynb #64d48f32
 _RULES = PlanConfig()
 CAUTIOUS = PlanConfig(caution=1.5, caution_share=1.0) # Where a plan counts
 
@@ -283,7 +272,7 @@ class Planner:
         self.optimiser.step()
         return policy_loss.item(), value_loss.item(), entropy.item()
 
-# %% ../../nbs/5_compression/01_planner.ipynb #6126bc43
+# %% ../../nbs/5_compression/01_planner.ipynb #7fc91886
 DEMONSTRATORS: dict[str, Callable[[Sequence[PlanEpisode]], list[Decision]]] = {
     "rule": rule_chooser(1.0), "cautious rule": rule_chooser(0.5), "bold rule": rule_chooser(2.0),
     "linear first": schedule_chooser((0.0, 0.25, 0.25, 0.5, 0.5, 0.75)),
@@ -344,7 +333,7 @@ def imitate(agent: "Planner", demos: Sequence[Demonstration]) -> dict[str, float
             optimiser.step()
     return {"decisions": len(actions), "loss": loss.item()}
 
-# %% ../../nbs/5_compression/01_planner.ipynb #f43acba2
+# %% ../../nbs/5_compression/01_planner.ipynb #a85c2732
 def draw_budgets(n: int, config: PlannerConfig, rng: np.random.Generator, progress: float = 1.0) -> list[float]:
     "Budgets of n episodes, in points."
     low, high = np.log(config.budgets)
@@ -387,7 +376,7 @@ def _resume(checkpoint: str | Path, config: PlannerConfig, plan: PlanConfig, see
             f"{checkpoint} was trained with other settings; remove it or choose another")
     return agent
 
-# %% ../../nbs/5_compression/01_planner.ipynb #c7cafbba
+# %% ../../nbs/5_compression/01_planner.ipynb #baa73370
 def _first_look(training_networks: Sequence[Sequence[Original]], seed: int) -> list[dict]:
     "States met when acting at random on one network of every data set, with two budgets."
     rng, seen = generator(seed, "first look"), []
@@ -420,7 +409,7 @@ def _iterate(agent: Planner, training_networks: Sequence[Sequence[Original]]) ->
     return {"update": k, "reward": total, "bits": float(np.mean(bits)), "within": float(np.mean(within)),
             "decisions": sum(map(len, episodes)), **losses}
 
-# %% ../../nbs/5_compression/01_planner.ipynb #0ff47303
+# %% ../../nbs/5_compression/01_planner.ipynb #5e2495f9
 def save_planner(
     agent: Planner,
     path: str | Path,        # A .safetensors file
@@ -464,7 +453,7 @@ def _restore(agent: Planner, tensors: dict[str, Tensor]) -> None:
             state.setdefault(int(i), {})[moment] = value.clone()
     agent.optimiser.load_state_dict({"state": state, "param_groups": agent.optimiser.state_dict()["param_groups"]})
 
-# %% ../../nbs/5_compression/01_planner.ipynb #cb8d4aa7
+# %% ../../nbs/5_compression/01_planner.ipynb #3ff7e99e
 @dataclass
 class PlanResult:
     "What came of planning."
@@ -482,47 +471,104 @@ class PlanResult:
 
 
 def plan(
-    agent: Planner,
-    network: DenseNetwork,
-    x: Tensor, y: Tensor,                       # Training rows (n, n_inputs) and class indices (n,)
-    x_validation: Tensor, y_validation: Tensor, # Validation rows, likewise
-    budget: float,                              # Accuracy that may be lost, in percentage points
-    seed: int = 0,
-    config: PlanConfig | None = None,           # Other rules than `CAUTIOUS`
-    tries: int = 1,                             # Episodes, played with the budgets C, C/2, C/4, ...
-) -> PlanResult:                                # The smallest network of all episodes that keeps C
+    agent: Planner,           # Trained; not changed
+    network: DenseNetwork,    # Any; not changed
+    rows: Rows,               # Of classes; the plan decides on the rows of comparison
+    budget: float,            # Accuracy that may be lost, in percentage points
+    seed: int = 0,            # Of the training between passes
+    config: PlanConfig | None = None, # Other rules than `CAUTIOUS`
+    tries: int = 1,           # Episodes, played with the budgets C, C/2, C/4, ...
+) -> PlanResult:              # The smallest network of all episodes that keeps C
     "Compress one network with a trained agent."
-    result, = plan_budgets(agent, network, x, y, x_validation, y_validation, [budget], seed, config, tries)
+    result, = plan_budgets(agent, network, rows, [budget], seed, config, tries)
     return result
 
-# %% ../../nbs/5_compression/01_planner.ipynb #5df01c89
+# %% ../../nbs/5_compression/01_planner.ipynb #4219cd8e
 def plan_budgets(
-    agent: Planner, network: DenseNetwork, x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor,
+    agent: Planner,           # Trained; not changed
+    network: DenseNetwork,    # Any; not changed
+    rows: Rows,               # Of classes; the plan decides on the rows of comparison
     budgets: Sequence[float], # Several, in points; played in step
-    seed: int = 0, config: PlanConfig | None = None, tries: int = 1,
-) -> list[PlanResult]:
+    seed: int = 0,            # Of the training between passes
+    config: PlanConfig | None = None, # Other rules than `CAUTIOUS`
+    tries: int = 1,           # See `plan`
+) -> list[PlanResult]:        # One per budget
     "As `plan`, for several budgets at once; a network found for one budget serves every budget that it keeps."
-    a = network.architecture
-    require(x.dim() == 2 and x.shape[1] == a.n_inputs == x_validation.shape[1],
+    a, ((x, y), (x_compare, y_compare)) = network.architecture, (rows.fit, rows.compare)
+    require(x.dim() == 2 and x.shape[1] == a.n_inputs == x_compare.shape[1],
             f"the network takes {a.n_inputs} features, got {tuple(x.shape)}")
-    top = int(max(y.max(), y_validation.max()))
-    require(0 <= int(min(y.min(), y_validation.min())) and top < a.n_outputs, f"classes must be 0 to {a.n_outputs - 1}, got {top}")
-    original = Original(network, PlanData(x, y, x_validation, y_validation, config or agent.rules), seed)
+    top = int(max(y.max(), y_compare.max()))
+    require(0 <= int(min(y.min(), y_compare.min())) and top < a.n_outputs, f"classes must be 0 to {a.n_outputs - 1}, got {top}")
+    original = Original(network, PlanData(rows, config or agent.rules), seed)
     episodes = {c: PlanEpisode(original, c) for b in budgets for c in (b*0.5**k for k in range(tries))}
     play(list(episodes.values()), chooser(agent.policy), seed)
     return [_result(list(episodes.values()), b, network, episodes[b].actions) for b in budgets]
 
-
+# %% ../../nbs/5_compression/01_planner.ipynb #5dc10451
 def _result(episodes: Sequence[PlanEpisode], budget: float, network: DenseNetwork, actions: tuple[int, ...]) -> PlanResult:
     "What some episodes about one network found for a budget, which need not be the one that they were played with."
-    config, size = episodes[0].config, network.architecture.n_params
-    found = [(e, k, replace(v, within=within_budget(v.drop, v.error, budget, config))) for e in episodes for k, v in enumerate(e.visits)]
-    good = [f for f in found if f[2].within and f[2].n_params < size]
+    guard, size = episodes[0].config.guard(budget), network.architecture.n_params
+    found = [(e, k, replace(v, within=guard.holds(v.drop))) for e in episodes for k, v in enumerate(e.visits)]
+    good = [f for f in found if f[2].within and f[2].size < size]
     best, reasons = network, ()
     if good:
-        e, k, visit = min(good, key=lambda f: f[2].n_params)
+        e, k, visit = min(good, key=lambda f: f[2].size)
         best = restore_output(visit.network, network)
         path = [(n, v) for n, v in enumerate(e.visits[:k], 1) if v.within and n > 1] + ([(k + 1, visit)] if k else [])
         reasons = tuple(f"pass {n - 1}, {r}" for n, v in path for r in v.reasons)
     visits = [replace(v, network=restore_output(v.network, network)) for _, _, v in found]
     return PlanResult(best, visits, budget, episodes[0].original.accuracy, reasons, actions)
+
+# %% ../../nbs/5_compression/01_planner.ipynb #43ae374c
+def _plans(network: DenseNetwork, rows: Rows, config: MethodConfig) -> list[PlanResult]:
+    "A frozen agent's plans, one per budget."
+    return plan_budgets(load_planner(config.agent), network, rows, config.budgets, config.seed)
+
+
+def _shown(plans: Sequence[PlanResult]) -> Iterator[Candidate]:
+    "All networks of all plans, to be counted."
+    for p in plans:
+        for v in p.visits: yield Candidate(v.network, "visited", p.budget, "", v.drop)
+
+
+def _name(plan: PlanResult) -> str: return "".join(map(str, plan.actions))
+
+# %% ../../nbs/5_compression/01_planner.ipynb #243ac255
+def _visited(plan: PlanResult, network: DenseNetwork) -> Iterator[Candidate]:
+    "Networks of a plan, each smaller than the one before."
+    least = network.architecture.n_params
+    for k, visit in enumerate(plan.visits):
+        if visit.size < least:
+            least = visit.size
+            yield Candidate(visit.network, f"pass {k} of plan {_name(plan) or 'none'}", plan.budget)
+
+
+@method("neon", label="NEON", family="planner", source="Frozen agent", plans=True)
+def planned(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+    "The networks of an episode per budget, for the judge to choose from."
+    plans = _plans(network, rows, config)
+    yield from _shown(plans)
+    for p in plans: yield from _visited(p, network)
+
+# %% ../../nbs/5_compression/01_planner.ipynb #aa7f5a16
+@method("neon_own", label="NEON, own margin", family="planner", source="Frozen agent, without the guard", plans=True,
+        guard={"margin": (CAUTIOUS.caution, CAUTIOUS.caution_share), "patience": 10**6})
+def planned_by_own_margin(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+    "The same networks, accepted by the planner's margin on the rows it planned on."
+    plans = _plans(network, rows, config)
+    yield from _shown(plans)
+    for p in plans:
+        for v in p.visits: yield Candidate(v.network, f"plan {_name(p)}", p.budget, "compare", v.drop)
+
+# %% ../../nbs/5_compression/01_planner.ipynb #fd83c052
+@method("neon_trained", label="NEON, trained", family="planner", source="Frozen agent, then one training", plans=True)
+def planned_then_trained(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+    "What the judge accepts of a plan after one more training, or before it; the mildest network of the plan, where it accepts none."
+    plans = _plans(network, rows, config)
+    yield from _shown(plans)
+    for p in plans:
+        visited = list(_visited(p, network))
+        verdict, = judge(visited, network, rows, [guard.replace(budget=p.budget)])
+        safe = [t.candidate for t in verdict.tested if t is verdict.chosen]
+        for c in safe or visited[:1]: yield Candidate(trained_on(c.network, rows, config), f"{c.how}, trained", p.budget)
+        yield from safe

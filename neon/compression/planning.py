@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['RATIOS', 'SLOPES', 'ACTIVATIONS', 'QUANTILES', 'N_TOKEN', 'N_ACTION', 'N_GLOBAL', 'BITS', 'PLAN_REWARDS',
            'PlanConfig', 'evenly', 'PlanData', 'rightness', 'Bundle', 'fit_targets', 'as_logits', 'Original', 'Effects',
-           'measure', 'layer_summaries', 'Visit', 'accuracy_drop', 'within_budget', 'visit', 'Sweep', 'PlanEpisode',
-           'observe', 'advance', 'restore_output', 'overrun', 'gain_reward', 'lagrangian_reward', 'cube_reward',
-           'PlanningEnv']
+           'measure', 'layer_summaries', 'Visit', 'accuracy_drop', 'visit', 'Sweep', 'PlanEpisode', 'observe',
+           'advance', 'overrun', 'gain_reward', 'lagrangian_reward', 'cube_reward', 'PlanningEnv']
 
-# %% ../../nbs/5_compression/00_planning.ipynb #eb3a5a92
+# %% ../../nbs/5_compression/00_planning.ipynb #4cc14482
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +22,14 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ..foundations.core import Config, flush_denormals, require, torch_generator
-from ..foundations.networks import Architecture, DenseNetwork, DenseLayer, Layer, build_network
-from ..published.reward import parameter_credit, published_reward
+from ..foundations.networks import Architecture, DenseLayer, DenseNetwork, Layer, build_network
 from ..foundations.surgery import cut_widths, fold_norms, forward_order, nested_fits, reading, with_units, without_layer
 from ..foundations.training import copy_network, plan_stacks, predict
+from ..methods.contract import Candidate, Rows, with_output
+from ..methods.guard import Drop, Guard
+from ..published.reward import parameter_credit, published_reward
 
-# %% ../../nbs/5_compression/00_planning.ipynb #9d9c24ee
+# %% ../../nbs/5_compression/00_planning.ipynb #af6c6f42
 RATIOS = (1.0, 0.75, 0.5, 0.25, 0.125, 0.0625, 0.0)  # Share of its units that a layer keeps; 0: the layer goes
 
 
@@ -57,7 +58,14 @@ class PlanConfig(Config):
         require(0 <= self.soft <= 1, f"soft is a share, got {self.soft}")
         require(self.caution >= 0 and 0 <= self.caution_share <= 1, "caution is at least 0, and caution_share a share")
 
-# %% ../../nbs/5_compression/00_planning.ipynb #4cb2c6f5
+    def guard(
+        self,
+        budget: float, # In points
+    ) -> Guard:
+        "The rule by which a pass is accepted: a margin of some standard errors, but of no more than a share of the budget."
+        return Guard(budget, margin=(self.caution, self.caution_share))
+
+# %% ../../nbs/5_compression/00_planning.ipynb #eade6cfa
 def evenly(
     n: int,    # Rows there are
     most: int, # Rows wanted, at most
@@ -71,13 +79,12 @@ class PlanData:
 
     def __init__(
         self,
-        x: Tensor, y: Tensor,                       # Training rows (n, n_inputs) and class indices (n,)
-        x_validation: Tensor, y_validation: Tensor, # Validation rows, likewise
-        config: PlanConfig = PlanConfig(),
-        judge: tuple[Tensor, Tensor] | None = None, # Rows that only rewards see: inputs and classes
-        name: str = "data",
+        rows: Rows,                        # Of classes; a plan decides on the rows of comparison
+        config: PlanConfig = PlanConfig(), # The rules
+        unseen: tuple[Tensor, Tensor] | None = None, # Rows that only rewards see: inputs (n, n_inputs) and classes (n,)
     ):
-        self.config, self.judge, self.name = config, judge, name
+        self.config, self.unseen, self.name = config, unseen, rows.name
+        (x, y), (x_validation, y_validation) = rows.fit, rows.compare
         take = lambda x, y, most: (x[rows := evenly(len(x), most).to(x.device)], y[rows])
         self.x, self.y = take(x, y, config.train_rows)
         self.x_fit = take(x, y, config.fit_rows)[0]
@@ -101,7 +108,7 @@ def rightness(network: DenseNetwork, x: Tensor, y: Tensor) -> Tensor:
     "1 for every row that is classified correctly, else 0."
     return (predict(network, x).argmax(1) == y).to(torch.get_default_dtype())
 
-# %% ../../nbs/5_compression/00_planning.ipynb #e4fc2ad5
+# %% ../../nbs/5_compression/00_planning.ipynb #302b00ef
 _PHI = math.sqrt(0.5), 1/math.sqrt(2*math.pi)
 SLOPES: dict[str, tuple[Callable, Callable]] = {  # Activation: function, and its slope from input z and output h
     "identity": (lambda z: z, lambda z, h: torch.ones_like(h)),
@@ -115,7 +122,7 @@ SLOPES: dict[str, tuple[Callable, Callable]] = {  # Activation: function, and it
 }
 ACTIVATIONS = tuple(SLOPES)
 
-# %% ../../nbs/5_compression/00_planning.ipynb #e9822897
+# %% ../../nbs/5_compression/00_planning.ipynb #851a207c
 class Bundle:
     "Networks of one depth, without norms, as padded tensors in one flat vector; gradients by hand."
 
@@ -176,7 +183,7 @@ class Bundle:
                 linear.bias.data.copy_(kept[b, -1, :linear.out_features])
         return results
 
-# %% ../../nbs/5_compression/00_planning.ipynb #195b21e5
+# %% ../../nbs/5_compression/00_planning.ipynb #dd745c90
 def fit_targets(
     networks: Sequence[DenseNetwork], # Without norms, with logits; not changed
     task: "PlanData",
@@ -232,21 +239,13 @@ def _read(networks: Sequence[DenseNetwork], x: Tensor) -> Tensor:
     width = max(n.architecture.widths[0] for n in networks)
     return torch.stack([F.pad(n.read(x), (0, width - n.architecture.widths[0])) for n in networks])
 
-# %% ../../nbs/5_compression/00_planning.ipynb #301eb578
+# %% ../../nbs/5_compression/00_planning.ipynb #d2f365a3
 def as_logits(network: DenseNetwork) -> DenseNetwork:
     "The network without norms and without a softmax at its end."
     plain = fold_norms(network)
     facts = plain.architecture.layers
     if facts[-1].activation != "softmax": return plain
-    return _with_output(plain, "identity")
-
-
-def _with_output(network: DenseNetwork, activation: str) -> DenseNetwork:
-    "The network with another activation of its last row."
-    facts, linear = network.architecture.layers, network.layers[-1].linear
-    layer = replace(facts[-1], activation=activation)
-    layers = [*network.layers[:-1], DenseLayer(layer, linear.in_features, linear)]
-    return DenseNetwork(replace(network.architecture, layers=(*facts[:-1], layer)), layers).eval()
+    return with_output(plain, "identity")
 
 
 class Original:
@@ -264,7 +263,7 @@ class Original:
             teacher = F.softmax(predict(plain, task.x), -1)
             self.targets = config.soft*teacher + (1 - config.soft)*F.one_hot(task.y, teacher.shape[1])
             self.right = rightness(plain, task.x_judge, task.y_judge)
-            self.right_judge = rightness(plain, *task.judge) if task.judge else None
+            self.right_unseen = rightness(plain, *task.unseen) if task.unseen else None
         narrow = cut_widths(plain, [config.trim]*plain.architecture.depth, task.x_fit)
         self.start, = fit_targets([narrow], task, [self.targets], seed, 2*config.steps)
         self.n_params, self.macs = network.architecture.n_params, network.architecture.macs
@@ -279,7 +278,7 @@ class Original:
         points = [100*(self.accuracy - t.majority), 100*(self.accuracy - linear), 100*(1 - self.accuracy)]
         return np.array([*sizes, *points, math.log2(self.n_params), a.depth], dtype=np.float32)
 
-# %% ../../nbs/5_compression/00_planning.ipynb #503b2042
+# %% ../../nbs/5_compression/00_planning.ipynb #61686abb
 @dataclass
 class Effects:
     "What each action would do to the layer at hand, measured by least squares on rows of its own."
@@ -301,7 +300,7 @@ class Effects:
         if harder is not None: cost += f", {'removal' if widths[harder] == 0 else widths[harder]} by {points[harder]:+.1f}"
         return f"{name}: {went} ({cost})"
 
-# %% ../../nbs/5_compression/00_planning.ipynb #e5c54279
+# %% ../../nbs/5_compression/00_planning.ipynb #398634e0
 def _widths(width: int, removable: bool) -> list[int]:
     "Units left per action, `width` where an action changes nothing new."
     found, widths = {width}, []
@@ -342,7 +341,7 @@ def measure(
     sizes = np.array([_sizes(network.architecture, layer, w) for w in widths], dtype=np.float32)
     return Effects(widths, offered, make, loss.numpy(), (output.argmax(-1) == y).float().mean(1).numpy(), sizes[:, 0], sizes[:, 1])
 
-# %% ../../nbs/5_compression/00_planning.ipynb #bd6b318c
+# %% ../../nbs/5_compression/00_planning.ipynb #76c3fa20
 def _fits(H: Tensor, X: Tensor, there: DenseLayer, widths: Sequence[int]) -> tuple[Tensor | None, dict[int, tuple[Tensor, Tensor]]]:
     "Forward order, and per width the linear layer that follows; under 0, the one that takes the place of two."
     T, cuts = there.linear(H), sorted({w for w in widths if 0 < w < H.shape[1]})
@@ -368,7 +367,7 @@ def _sizes(a: Architecture, layer: int, width: int) -> tuple[int, int]:
     macs = sum(m*n for m, n in zip(widths, widths[1:], strict=False))
     return macs + sum(widths[1:]), macs
 
-# %% ../../nbs/5_compression/00_planning.ipynb #75fa5d58
+# %% ../../nbs/5_compression/00_planning.ipynb #fe6a41b1
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -395,43 +394,31 @@ def layer_summaries(
         X = H
     return [*found, inputs]
 
-# %% ../../nbs/5_compression/00_planning.ipynb #77dea431
+# %% ../../nbs/5_compression/00_planning.ipynb #57299fa6
 @dataclass
-class Visit:
-    "A network that an episode passed through."
-    network: DenseNetwork
-    accuracy: float    # Validation accuracy, a fraction
-    drop: float        # Points lost against the original on the deciding rows
-    error: float       # Standard error of the drop, in points (paired)
-    within: bool       # Within the budget, with the caution asked for?
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def n_params(self) -> int: return self.network.architecture.n_params
+class Visit(Candidate):
+    "A network that an episode passed through; its drop is the one on the deciding rows."
+    accuracy: float = 0.0 # On those rows, a fraction
+    within: bool = False  # Within the budget, by the margin?
 
 
 def accuracy_drop(
-    before: Tensor, # 1 where the original is right, else 0
-    after: Tensor,  # The same of another network
-) -> tuple[float, float]: # Drop and its standard error, in percentage points
+    before: Tensor, # (n,) 1 where the original is right, else 0
+    after: Tensor,  # (n,) the same of another network
+) -> Drop:          # In percentage points
     "How much accuracy is lost, and how certain that is, from rows that both have classified."
     d = before - after
-    return 100*float(d.mean()), 100*float(d.std())/len(d)**0.5
-
-
-def within_budget(drop: float, error: float, budget: float, config: PlanConfig) -> bool:
-    "Is the drop within the budget, with a margin of some standard errors (but of no more than a share of the budget)?"
-    return drop + min(config.caution*error, config.caution_share*budget) <= budget + 1e-6
+    return Drop(100*float(d.mean()), 100*float(d.std())/len(d)**0.5, len(d))
 
 
 def visit(original: Original, network: DenseNetwork, budget: float) -> Visit:
     "How a network does on the rows that decide."
     task = original.task
     right = rightness(network, task.x_judge, task.y_judge)
-    drop, error = accuracy_drop(original.right, right)
-    return Visit(network, float(right.mean()), drop, error, within_budget(drop, error, budget, task.config))
+    drop = accuracy_drop(original.right, right)
+    return Visit(network, "visited", drop=drop, accuracy=float(right.mean()), within=task.config.guard(budget).holds(drop))
 
-# %% ../../nbs/5_compression/00_planning.ipynb #6e9ffb49
+# %% ../../nbs/5_compression/00_planning.ipynb #e7b8bb89
 class Sweep:
     "One pass: from the first hidden layer to the inputs, with a decision at each."
 
@@ -481,7 +468,7 @@ class Sweep:
             self.x_fit, self.x_look, self.position = here(self.x_fit), here(self.x_look), self.position + 1
         self._measure()
 
-# %% ../../nbs/5_compression/00_planning.ipynb #4df20b80
+# %% ../../nbs/5_compression/00_planning.ipynb #acf62d77
 class PlanEpisode:
     "One network being compressed within one budget."
 
@@ -524,7 +511,7 @@ class PlanEpisode:
             self.accepted, self.bits, self.excess, self.tried, self.undone = (network, self.sweep.layers), self._bits(network), 0.0, 0.0, {}
         else:
             self.rejected += 1
-            self.excess, self.tried, self.undone = seen.drop - self.budget, self._bits(network) - before, self.sweep.cut
+            self.excess, self.tried, self.undone = seen.drop.points - self.budget, self._bits(network) - before, self.sweep.cut
         self.terminated = self.passes == self.config.passes
         if not self.terminated: self._begin_pass()
         return self.bits - before
@@ -542,13 +529,13 @@ class PlanEpisode:
     @property
     def best(self) -> Visit | None:
         "The smallest network within the budget."
-        return min((v for v in self.visits if v.within), key=lambda v: v.n_params, default=None)
+        return min((v for v in self.visits if v.within), key=lambda v: v.size, default=None)
 
     def observation(self) -> dict[str, np.ndarray]:
         "Tokens of all layers, features of all actions, and facts about everything."
         return observe(self)
 
-# %% ../../nbs/5_compression/00_planning.ipynb #88c9d6af
+# %% ../../nbs/5_compression/00_planning.ipynb #3401453c
 N_TOKEN, N_ACTION, N_GLOBAL = 8 + len(ACTIVATIONS) + 2 + 2*len(QUANTILES), 9, 21
 
 
@@ -592,12 +579,12 @@ def _action_features(e: PlanEpisode) -> np.ndarray:
 
 def _global_features(e: PlanEpisode) -> np.ndarray:
     v = next(v for v in reversed(e.visits) if v.network is e.accepted[0])
-    points = [4*e.budget, v.drop, e.budget - v.drop, 4*v.error]
+    points = [4*e.budget, v.drop.points, e.budget - v.drop.points, 4*v.drop.error]
     course = [e.passes, e.config.passes - e.passes, e.rejected, math.asinh(e.excess), e.tried, e.bits]
     return np.array([*e.original.facts, *map(math.asinh, points), *course, math.log2(e.network.architecture.n_params),
                      float(e.sweep.layer < 0)], dtype=np.float32)
 
-# %% ../../nbs/5_compression/00_planning.ipynb #541f258a
+# %% ../../nbs/5_compression/00_planning.ipynb #956855be
 def advance(
     episodes: Sequence[PlanEpisode], # On one task, all waiting for their training
     seed: int,
@@ -615,21 +602,15 @@ def advance(
     of = dict(zip(chosen, trained, strict=True))
     return [e.end_pass(of[first[id(e.original), e.actions]]) for e in episodes]
 
-# %% ../../nbs/5_compression/00_planning.ipynb #fa16f403
-def restore_output(network: DenseNetwork, original: DenseNetwork) -> DenseNetwork:
-    "Give a network of logits the last activation of the original."
-    name = original.architecture.layers[-1].activation
-    return network if network.architecture.layers[-1].activation == name else _with_output(network, name)
-
-# %% ../../nbs/5_compression/00_planning.ipynb #67cb86b8
+# %% ../../nbs/5_compression/00_planning.ipynb #e99227c1
 BITS = 4.0 # Bits of compression that are worth a reward of 1
 
 
 def overrun(e: PlanEpisode) -> float:
     "Points by which the result exceeds the budget on the rows that only rewards see; at least 0."
-    if e.best is None or e.task.judge is None: return 0.0
-    drop, _ = accuracy_drop(e.original.right_judge, rightness(e.best.network, *e.task.judge))
-    return max(0.0, drop - e.budget)
+    if e.best is None or e.task.unseen is None: return 0.0
+    drop = accuracy_drop(e.original.right_unseen, rightness(e.best.network, *e.task.unseen))
+    return max(0.0, drop.points - e.budget)
 
 
 def gain_reward(e: PlanEpisode, gained: float | None) -> float:
@@ -642,20 +623,20 @@ def lagrangian_reward(e: PlanEpisode, gained: float | None) -> float:
     "Bits that the pass took off, whether it was within the budget or not, less twice the points beyond the budget."
     if gained is None: return 0.0
     wanted = gained if e.visits[-1].within else e.tried
-    return wanted/BITS - min(4.0, 2*max(0.0, e.visits[-1].drop - e.budget)/(1 + e.budget))
+    return wanted/BITS - min(4.0, 2*max(0.0, e.visits[-1].drop.points - e.budget)/(1 + e.budget))
 
 
 def cube_reward(e: PlanEpisode, gained: float | None) -> float:
     "The published reward of the network that the pass led to, in units of its greatest value."
     if gained is None: return 0.0
     visit, size = e.visits[-1], e.original.n_params
-    return published_reward(parameter_credit(size, min(size, visit.n_params)), max(-100.0, -visit.drop), e.budget)/1e6
+    return published_reward(parameter_credit(size, min(size, visit.size)), max(-100.0, -visit.drop.points), e.budget)/1e6
 
 
 PLAN_REWARDS: dict[str, Callable[[PlanEpisode, float | None], float]] = {
     "gain": gain_reward, "lagrangian": lagrangian_reward, "published": cube_reward}
 
-# %% ../../nbs/5_compression/00_planning.ipynb #45bb4cd4
+# %% ../../nbs/5_compression/00_planning.ipynb #e612459b
 class PlanningEnv(gym.Env):
     """Compress one network per episode within a budget.
 

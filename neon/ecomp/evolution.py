@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..foundations.core import Config, NeonError, atomic_write, flush_denormals, generator, require
+from ..foundations.core import Config, atomic_write, flush_denormals, generator, read_tensors, require
 from neon.ecomp.published import (
     CRITERIA,
     Individual,
@@ -540,20 +539,13 @@ def _columns(scores: Scores | None) -> dict[str, list[float]] | None:
     "Scores as JSON knows them."
     return None if scores is None else {name: values.tolist() for name, values in vars(scores).items()}
 
-# %% ../../nbs/4_ecomp/03_evolution.ipynb #ddb744fa
+# %% ../../nbs/4_ecomp/03_evolution.ipynb #1a25bed2
 def load_evolution(
     path: str | Path, # From `save_evolution`
     **facts, # Must equal those that it was saved with
 ) -> Evolution:
     "The state of a search, as saved."
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("evolution", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise NeonError(f"{path} is not a saved search: {error}") from error
-    require("records" in header, f"{path} is not a saved search")
+    header, tensors = read_tensors(path, "evolution", "a saved search")
     plain = json.loads(json.dumps(facts))
     differing = sorted(k for k in {*facts, *header["facts"]} if plain.get(k) != header["facts"].get(k))
     require(not differing, f"{path} is of another search: {', '.join(differing)} differ")

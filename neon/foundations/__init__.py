@@ -1,1 +1,1 @@
-"Seeds, data, networks, training, surgery, tables and figures: what everything else stands on."
+"Seeds, data, networks, training, surgery, tables and the style of figures: what everything else stands on."

@@ -6,7 +6,7 @@
 __all__ = ['Policy', 'PUBLISHED_AGENT', 'TOGETHER', 'discounted_returns', 'policy_gradient_loss', 'Actor', 'Critic',
            'mask_logits', 'actor_policy', 'random_policy', 'fixed_policy', 'Trajectory', 'rollout', 'rollout_together',
            'AgentConfig', 'has_converged', 'initialise', 'Agent', 'save_agent', 'load_agent', 'network_of_episode',
-           'training_entry', 'train_agent', 'compress_networks', 'compress_blindly', 'plan_spread']
+           'training_entry', 'train_agent', 'compress_networks', 'plan_spread', 'compress_blindly']
 
 # %% ../../nbs/3_published/04_agent.ipynb #2f16604f
 import json
@@ -42,14 +42,15 @@ def discounted_returns(
         returns.append(total)
     return torch.tensor(returns[::-1], dtype=torch.float32)
 
-
+# %% ../../nbs/3_published/04_agent.ipynb #34f0db03
 def policy_gradient_loss(
     log_probs: Tensor,  # (T,) log-probability of the action taken at each step
     advantages: Tensor, # (T,) return minus value
 ) -> Tensor:            # Scalar
     "REINFORCE with baseline: every action is credited with its own advantage."
-    require(log_probs.shape == advantages.shape and log_probs.dim() == 1,
-            f"log-probabilities and advantages must both be (T,), got {tuple(log_probs.shape)} and {tuple(advantages.shape)}")
+    shapes = tuple(log_probs.shape), tuple(advantages.shape)
+    require(shapes[0] == shapes[1] and log_probs.dim() == 1,
+            f"log-probabilities and advantages must both be (T,), got {shapes[0]} and {shapes[1]}")
     return -(log_probs*advantages.detach()).mean()
 
 # %% ../../nbs/3_published/04_agent.ipynb #16298306
@@ -58,11 +59,11 @@ class _MapConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight[..., :x.shape[-1]].flatten(1)
-        if self.kernel_size[0] > 1: x = x.flatten(1)[:, None, :]             # (T, 1, height*width): one output
-        else: x = x.transpose(1, 2).flatten(2)                               # (T, rows, channels*width): one output a row
-        return F.linear(x, weight, self.bias).transpose(1, 2)[..., None]     # (T, channels, rows or 1, 1)
+        if self.kernel_size[0] > 1: x = x.flatten(1)[:, None, :]         # (T, 1, height*width): one output
+        else: x = x.transpose(1, 2).flatten(2)                           # (T, lines, channels*width): one output each
+        return F.linear(x, weight, self.bias).transpose(1, 2)[..., None] # (T, channels, lines or 1, 1)
 
-
+# %% ../../nbs/3_published/04_agent.ipynb #9985b1c9
 def _network_branch(channels: int, width: int, sizes: Sequence[int]) -> nn.Sequential:
     "Extractor of a map of the whole network, (T, channels, 10, width) -> (T, sizes[-1], 10, 1)."
     layers, n = [], channels
@@ -72,7 +73,7 @@ def _network_branch(channels: int, width: int, sizes: Sequence[int]) -> nn.Seque
         n = size
     return nn.Sequential(*layers)
 
-
+# %% ../../nbs/3_published/04_agent.ipynb #dd02d765
 def _layer_branch(height: int, width: int, sizes: Sequence[int]) -> nn.Sequential:
     "Extractor of a map of one layer, (T, 1, height, width) -> (T, sizes[-1], 1, 1)."
     layers, n = [], 1
@@ -102,16 +103,24 @@ class _MapNetwork(nn.Module):
         observation: dict[str, Tensor], # The six maps, each with a leading batch dimension T
     ) -> Tensor:                        # (T, n_outputs)
         x = standardise(observation)
-        parts = [self.architecture_network(x["topology"][:, None]), self.weights_network(x["weights"]),
-                 self.activation_network(x["activations"]), self.architecture_layer(x["layer_topology"][:, None, None]),
-                 self.weights_layer(x["layer_weights"][:, None]), self.activation_layer(x["layer_activations"][:, None])]
+        parts = [self.architecture_network(x["topology"][:, None]),
+                 self.weights_network(x["weights"]),
+                 self.activation_network(x["activations"]),
+                 self.architecture_layer(x["layer_topology"][:, None, None]),
+                 self.weights_layer(x["layer_weights"][:, None]),
+                 self.activation_layer(x["layer_activations"][:, None])]
         return getattr(self, self.head)(torch.cat([p.flatten(1) for p in parts], 1))
 
-
+# %% ../../nbs/3_published/04_agent.ipynb #0f6d7ecf
 class Actor(_MapNetwork):
     "Maps of T states -> logits of the actions, (T, n_actions)."
     head = "actor"
-    def __init__(self, n_actions: int = 5): super().__init__(n_actions)
+
+    def __init__(
+        self,
+        n_actions: int = 5, # Keep ratios on offer
+    ):
+        super().__init__(n_actions)
 
 
 class Critic(_MapNetwork):
@@ -131,45 +140,51 @@ def mask_logits(
     "Logits that give masked actions no probability."
     return logits if mask is None else logits.masked_fill(torch.as_tensor(mask, device=logits.device) == 0, -1e9)
 
-
-def actor_policy(
-    actor: nn.Module,
-    greedy: bool = True, # The likeliest action, or one drawn with the actor's probabilities?
-) -> Policy:
-    "Act as the actor says."
-    @torch.no_grad()
-    def act(observations: Sequence[dict], rngs: Sequence[np.random.Generator], masks: Sequence[np.ndarray | None]) -> list[int]:
-        logits = actor(_batch([_crop(o) for o in observations]))
-        logits = mask_logits(logits, None if masks[0] is None else np.stack(masks)).double()
-        if greedy: return logits.argmax(1).tolist()
-        return [int(rng.choice(len(p), p=p)) for rng, p in zip(rngs, torch.softmax(logits, 1).numpy(), strict=True)]
-    return act
-
-
-def random_policy(n_actions: int) -> Policy:
-    "Any action that is offered, each equally likely."
-    def one(rng: np.random.Generator, mask: np.ndarray | None) -> int:
-        offered = np.arange(n_actions) if mask is None else np.flatnonzero(mask)
-        return int(offered[rng.integers(len(offered))])
-    return lambda observations, rngs, masks: [one(rng, mask) for rng, mask in zip(rngs, masks, strict=True)]
-
-
-def fixed_policy(action: int) -> Policy:
-    "Always the same action."
-    return lambda observations, rngs, masks: [action]*len(observations)
-
-
+# %% ../../nbs/3_published/04_agent.ipynb #89e9de0c
 def _crop(observation: dict) -> dict:
     "The maps without the columns beyond the widest layer (column 3 of the topology map holds widths)."
     units = max(1, int(observation["topology"][:, 3].max()))
     return {name: value if "topology" in name else value[..., :units] for name, value in observation.items()}
 
 
-def _batch(observations: Sequence[dict]) -> dict[str, Tensor]:
+def _as_tensors(observations: Sequence[dict]) -> dict[str, Tensor]:
     "Cropped states as tensors (T, ...), as wide as the widest layer of the widest state."
     units = max(o["layer_weights"].shape[-1] for o in observations)
-    widen = lambda name, a: a if "topology" in name else np.pad(a, [(0, 0)]*(a.ndim - 1) + [(0, units - a.shape[-1])])
-    return {name: torch.from_numpy(np.stack([widen(name, o[name]) for o in observations])) for name in observations[0]}
+    widen = lambda a: np.pad(a, [(0, 0)]*(a.ndim - 1) + [(0, units - a.shape[-1])])
+    maps = lambda name: [o[name] if "topology" in name else widen(o[name]) for o in observations]
+    return {name: torch.from_numpy(np.stack(maps(name))) for name in observations[0]}
+
+# %% ../../nbs/3_published/04_agent.ipynb #a20cd00b
+def actor_policy(
+    actor: nn.Module,    # Maps of T states -> logits, as an `Actor`
+    greedy: bool = True, # The likeliest action, or one drawn with the actor's probabilities?
+) -> Policy:
+    "Act as the actor says."
+    @torch.no_grad()
+    def act(observations: Sequence[dict], rngs: Sequence[np.random.Generator],
+            masks: Sequence[np.ndarray | None]) -> list[int]:
+        logits = actor(_as_tensors([_crop(o) for o in observations]))
+        logits = mask_logits(logits, None if masks[0] is None else np.stack(masks)).double()
+        if greedy: return logits.argmax(1).tolist()
+        return [int(rng.choice(len(p), p=p)) for rng, p in zip(rngs, torch.softmax(logits, 1).numpy(), strict=True)]
+    return act
+
+# %% ../../nbs/3_published/04_agent.ipynb #d63335b2
+def random_policy(
+    n_actions: int, # Keep ratios on offer
+) -> Policy:
+    "Any action that is offered, each equally likely."
+    def one(rng: np.random.Generator, mask: np.ndarray | None) -> int:
+        offered = np.arange(n_actions) if mask is None else np.flatnonzero(mask)
+        return int(offered[rng.integers(len(offered))])
+    return lambda observations, rngs, masks: [one(rng, mask) for rng, mask in zip(rngs, masks, strict=True)]
+
+# %% ../../nbs/3_published/04_agent.ipynb #b09de3b1
+def fixed_policy(
+    action: int, # Its number
+) -> Policy:
+    "Always the same action."
+    return lambda observations, rngs, masks: [action]*len(observations)
 
 # %% ../../nbs/3_published/04_agent.ipynb #bd5f8f91
 @dataclass
@@ -181,10 +196,10 @@ class Trajectory:
     infos: list[dict]         # T + 1: from `reset` and from every step, with the action mask of the state reached
     network: DenseNetwork | None = None # The final network, where the environment has one
 
-
+# %% ../../nbs/3_published/04_agent.ipynb #065250be
 def rollout(
-    env: gym.Env,
-    policy: Policy,
+    env: gym.Env,                # Its observations are the six maps
+    policy: Policy,              # Says what to do
     rng: np.random.Generator,    # For the policy's draws
     options: dict | None = None, # Passed to `env.reset`, e.g. {"network": 3}
 ) -> Trajectory:
@@ -201,20 +216,20 @@ def rollout(
     episode.network = getattr(getattr(env.unwrapped, "state", None), "network", None)
     return episode
 
-
+# %% ../../nbs/3_published/04_agent.ipynb #476d162a
 def rollout_together(
-    table: EpisodeBatch,
+    batch: EpisodeBatch,     # The networks and the rules
     networks: Sequence[int], # Numbers of the networks to play
-    policy: Policy,
+    policy: Policy,          # Says what to do in all of them
     rngs: Sequence[np.random.Generator], # For the policy's draws, one per network
 ) -> list[Trajectory]:
     "Play one episode with each network, in step."
-    episodes = [table.start(i) for i in networks]
+    episodes = [batch.start(i) for i in networks]
     played = [Trajectory([], [], [], [e.info()]) for e in episodes]
     while going := [b for b, e in enumerate(episodes) if not e.terminated]:
         observations = [episodes[b].observation() for b in going]
         actions = policy(observations, [rngs[b] for b in going], [played[b].infos[-1]["action_mask"] for b in going])
-        rewards = table.advance([episodes[b] for b in going], actions)
+        rewards = batch.advance([episodes[b] for b in going], actions)
         for b, observation, action, reward in zip(going, observations, actions, rewards, strict=True):
             played[b].observations.append(_crop(observation))
             played[b].actions.append(action)
@@ -245,31 +260,42 @@ class AgentConfig(Config):
         require(self.entropy_weight >= 0, f"entropy_weight must be at least 0, got {self.entropy_weight}")
         for name in ("episodes_per_update", "episodes_together"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(self.initialisation in ("he", "pytorch"), f"initialisation must be he or pytorch, got {self.initialisation!r}")
-        require(self.episodes is None or self.episodes >= 1, f"episodes must be None or at least 1, got {self.episodes}")
+        require(self.initialisation in ("he", "pytorch"),
+                f"initialisation must be he or pytorch, got {self.initialisation!r}")
+        require(self.episodes is None or self.episodes >= 1,
+                f"episodes must be None or at least 1, got {self.episodes}")
 
-    def warmup(self, n_networks: int) -> int:
-        "Random episodes at the beginning; a third of all, at most, where few are asked for."
+    def warmup(
+        self,
+        n_networks: int, # Training networks
+    ) -> int:
+        "Random episodes at the beginning; a third of all, at most, where few are to be played."
         published = min(self.warmup_per_network*n_networks, 500)
         return published if self.episodes is None else min(published, self.episodes//3)
 
-    def minimum(self, n_networks: int) -> int:
+    def minimum(
+        self,
+        n_networks: int, # Training networks
+    ) -> int:
         "Episodes before training may stop."
         return self.episodes or self.warmup(n_networks) + self.minimum_per_network*n_networks
 
-    def maximum(self, n_networks: int) -> int:
+    def maximum(
+        self,
+        n_networks: int, # Training networks
+    ) -> int:
         "Episodes after which training stops in any case: five times the minimum, as published."
         return self.episodes or 5*self.minimum(n_networks)
 
 # %% ../../nbs/3_published/04_agent.ipynb #e66ef3f1
-PUBLISHED_AGENT = AgentConfig(learning_rate=1e-3, entropy_weight=0, root_rewards=False, scale_returns=False, episodes_per_update=1,
-                              initialisation="pytorch")
+PUBLISHED_AGENT = AgentConfig(learning_rate=1e-3, entropy_weight=0, root_rewards=False, scale_returns=False,
+                              episodes_per_update=1, initialisation="pytorch")
 
 # %% ../../nbs/3_published/04_agent.ipynb #de7e8407
 def has_converged(
     returns: Sequence[float], # Return of every episode so far
-    n_networks: int,
-    config: AgentConfig,
+    n_networks: int,          # Training networks
+    config: AgentConfig,      # Says how many episodes at least and at most
 ) -> bool:
     "Has the moving average of the return stopped improving (or the maximum number of episodes been reached)?"
     if len(returns) >= config.maximum(n_networks): return True
@@ -281,8 +307,8 @@ def has_converged(
 # %% ../../nbs/3_published/04_agent.ipynb #aaf57051
 @torch.no_grad()
 def initialise(
-    network: _MapNetwork,
-    kind: str,            # "he": keeps the variance through a ReLU (He et al. 2015, eq. 10); "pytorch": uniform +-1/sqrt(inputs)
+    network: _MapNetwork, # Actor or critic; its weights are overwritten
+    kind: str,            # "he": normal with variance 2/inputs; "pytorch": uniform +-1/sqrt(inputs)
     rng: torch.Generator, # Stream of the weights
 ) -> None:
     "Draw the weights of actor or critic; the output layer is always PyTorch's."
@@ -300,11 +326,18 @@ def initialise(
 class Agent:
     "Actor and critic that learn from trajectories by REINFORCE with baseline."
 
-    def __init__(self, n_actions: int, config: AgentConfig = AgentConfig(), seed: int = 0):
+    def __init__(
+        self,
+        n_actions: int,                      # Keep ratios on offer
+        config: AgentConfig = AgentConfig(), # How to learn
+        seed: int = 0,                       # Of the weights
+    ):
         self.config, self.n_actions = config, n_actions
         self.actor, self.critic = Actor(n_actions), Critic()
-        for network in (self.actor, self.critic): initialise(network, config.initialisation, torch_generator(seed, network.head))
-        self.optimisers = [torch.optim.Adam(m.parameters(), config.learning_rate, fused=True) for m in (self.actor, self.critic)]
+        for network in (self.actor, self.critic):
+            initialise(network, config.initialisation, torch_generator(seed, network.head))
+        self.optimisers = [torch.optim.Adam(m.parameters(), config.learning_rate, fused=True)
+                           for m in (self.actor, self.critic)]
         self.square_sum, self.n_returns = 0.0, 0 # Of all returns so far
         self.log: list[dict] = []                # One entry per episode
 
@@ -324,35 +357,37 @@ class Agent:
         returns = [discounted_returns(worth(t.rewards), self.config.gamma) for t in trajectories]
         self.square_sum += sum(float(r.double().square().sum()) for r in returns)
         self.n_returns += sum(map(len, returns))
-        losses = self._backward(trajectories, [r/self.scale for r in returns], warmup)
+        losses = _backward(self, trajectories, [r/self.scale for r in returns], warmup)
         self.optimisers[1].step()
         if not warmup: self.optimisers[0].step()
         for optimiser in self.optimisers: optimiser.zero_grad()  # gradients are a quarter of the agent's memory
         return [{"return": float(sum(t.rewards)), **loss} for t, loss in zip(trajectories, losses, strict=True)]
 
-    def _backward(self, trajectories: Sequence[Trajectory], returns: Sequence[Tensor], warmup: bool) -> list[dict]:
-        "Gradients of critic and actor, from all states at once: reading ten million weights takes longer than using them."
-        steps, n = [len(r) for r in returns], len(trajectories)
-        states = _batch([o for t in trajectories for o in t.observations])
-        advantages = torch.cat(list(returns)) - self.critic(states)
-        critic_losses = [a.square().mean() for a in advantages.split(steps)]
-        (sum(critic_losses)/n).backward()
-        masks = [info.get("action_mask") for t in trajectories for info in t.infos[:-1]]
-        with torch.set_grad_enabled(not warmup): logits = self.actor(states)
-        log_probs = F.log_softmax(mask_logits(logits, None if masks[0] is None else np.stack(masks)), 1)
-        entropies = [-e.mean() for e in (log_probs.exp()*log_probs).sum(1).split(steps)]
-        taken = log_probs.gather(1, torch.tensor([a for t in trajectories for a in t.actions])[:, None])[:, 0]
-        actor_losses = [policy_gradient_loss(p, a) for p, a in zip(taken.split(steps), advantages.split(steps), strict=True)]
-        if not warmup: ((sum(actor_losses) - self.config.entropy_weight*sum(entropies))/n).backward()
-        return [{"actor_loss": a.item(), "critic_loss": c.item(), "entropy": e.item()}
-                for a, c, e in zip(actor_losses, critic_losses, entropies, strict=True)]
+# %% ../../nbs/3_published/04_agent.ipynb #1799f795
+def _backward(agent: Agent, trajectories: Sequence[Trajectory], returns: Sequence[Tensor], warmup: bool) -> list[dict]:
+    "Gradients of critic and actor, from all states at once: reading ten million weights takes longer than using them."
+    steps, n = [len(r) for r in returns], len(trajectories)
+    states = _as_tensors([o for t in trajectories for o in t.observations])
+    advantages = torch.cat(list(returns)) - agent.critic(states)
+    critic_losses = [a.square().mean() for a in advantages.split(steps)]
+    (sum(critic_losses)/n).backward()
+    masks = [info.get("action_mask") for t in trajectories for info in t.infos[:-1]]
+    with torch.set_grad_enabled(not warmup): logits = agent.actor(states)
+    log_probs = F.log_softmax(mask_logits(logits, None if masks[0] is None else np.stack(masks)), 1)
+    entropies = [-e.mean() for e in (log_probs.exp()*log_probs).sum(1).split(steps)]
+    taken = log_probs.gather(1, torch.tensor([a for t in trajectories for a in t.actions])[:, None])[:, 0]
+    pairs = zip(taken.split(steps), advantages.split(steps), strict=True)
+    actor_losses = [policy_gradient_loss(p, a) for p, a in pairs]
+    if not warmup: ((sum(actor_losses) - agent.config.entropy_weight*sum(entropies))/n).backward()
+    return [{"actor_loss": a.item(), "critic_loss": c.item(), "entropy": e.item()}
+            for a, c, e in zip(actor_losses, critic_losses, entropies, strict=True)]
 
 # %% ../../nbs/3_published/04_agent.ipynb #5174c60f
 def save_agent(
-    agent: Agent,
-    path: str | Path,      # A .safetensors file
+    agent: Agent,           # Left as it is
+    path: str | Path,       # A .safetensors file
     resumable: bool = True, # With the optimisers' moments (three times the size), to go on training from here?
-    **facts,               # Plain values to keep in the header
+    **facts,                # Plain values to keep in the header
 ) -> None:
     "Write the agent to one file, whole or not at all."
     modules = {"actor": agent.actor, "critic": agent.critic}
@@ -365,23 +400,7 @@ def save_agent(
               "n_returns": agent.n_returns, "log": agent.log, "resumable": resumable, **facts}
     with atomic_write(path) as temporary: save_file(tensors, temporary, metadata={"neon": json.dumps(header)})
 
-
-def load_agent(path: str | Path) -> tuple[Agent, dict]: # The agent, and the header with whatever facts were saved
-    "Read an agent back; a damaged or foreign file is a `NeonError`."
-    if not Path(path).exists(): raise NeonError(f"{path} does not exist")
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})["neon"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        agent = Agent(header["n_actions"], AgentConfig.from_dict(header["config"]))
-        for name, module in (("actor", agent.actor), ("critic", agent.critic)): module.load_state_dict(_part(tensors, name))
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RuntimeError) as error:
-        raise NeonError(f"{path} does not hold an agent: {str(error).splitlines()[0]}") from error
-    if header["resumable"]: _restore_optimisers(agent, tensors)
-    agent.square_sum, agent.n_returns, agent.log = header["square_sum"], header["n_returns"], header["log"]
-    return agent, header
-
-
+# %% ../../nbs/3_published/04_agent.ipynb #e218cdca
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     "The tensors whose names begin with `name`, without that beginning."
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
@@ -396,28 +415,60 @@ def _restore_optimisers(agent: Agent, tensors: dict[str, Tensor]) -> None:
             state.setdefault(int(i), {})[moment] = value.clone()
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
+# %% ../../nbs/3_published/04_agent.ipynb #709b2329
+def load_agent(
+    path: str | Path, # As written by `save_agent`
+) -> tuple[Agent, dict]: # The agent, and the header with whatever facts were saved
+    "Read an agent back; a damaged or foreign file is a `NeonError`."
+    if not Path(path).exists(): raise NeonError(f"{path} does not exist")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})["neon"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        agent = Agent(header["n_actions"], AgentConfig.from_dict(header["config"]))
+        for name, module in (("actor", agent.actor), ("critic", agent.critic)):
+            module.load_state_dict(_part(tensors, name))
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RuntimeError) as error:
+        raise NeonError(f"{path} does not hold an agent: {str(error).splitlines()[0]}") from error
+    if header["resumable"]: _restore_optimisers(agent, tensors)
+    agent.square_sum, agent.n_returns, agent.log = header["square_sum"], header["n_returns"], header["log"]
+    return agent, header
+
+# %% ../../nbs/3_published/04_agent.ipynb #1b89db19
+def network_of_episode(
+    episode: int,    # Its number, from 0
+    n_networks: int, # Training networks
+    seed: int,       # Of the training
+) -> int:            # Number of the network
+    "Every network once per round, in an order drawn anew for each round."
+    return int(generator(seed, "round", episode//n_networks).permutation(n_networks)[episode % n_networks])
+
 # %% ../../nbs/3_published/04_agent.ipynb #a3b1b6b3
-def _set_table(networks: Sequence[DenseNetwork], data: PreparedData, config: EnvConfig, seed: int, actor: nn.Module) -> tuple:
-    "What each worker needs to play: a table, and the actor in shared memory."
+def _start_batch(
+    networks: Sequence[DenseNetwork], data: PreparedData, config: EnvConfig, seed: int, actor: nn.Module,
+) -> tuple:
+    "What each worker needs to play: networks and rules, and the actor in shared memory."
     return EpisodeBatch(networks, data, config, seed), actor, seed
 
 
 def _play(context: tuple, task: tuple[Sequence[int], Sequence[int], str | int]) -> list[Trajectory]:
-    "Some episodes in a worker: their numbers, their networks, and how to act (an action, or random, sampled or greedy)."
-    table, actor, seed = context
+    "Some episodes in a worker; a task is their numbers, their networks, and how to act (as in `compress_networks`)."
+    batch, actor, seed = context
     episodes, networks, mode = task
     if isinstance(mode, int): policy = fixed_policy(mode)
-    else: policy = random_policy(len(table.config.actions)) if mode == "random" else actor_policy(actor, greedy=mode == "greedy")
-    return rollout_together(table, networks, policy, [generator(seed, "episode", e) for e in episodes])
-
-
-def network_of_episode(episode: int, n_networks: int, seed: int) -> int:
-    "Every network once per round, in an order drawn anew for each round."
-    return int(generator(seed, "round", episode//n_networks).permutation(n_networks)[episode % n_networks])
+    elif mode == "random": policy = random_policy(len(batch.config.actions))
+    else: policy = actor_policy(actor, greedy=mode == "greedy")
+    return rollout_together(batch, networks, policy, [generator(seed, "episode", e) for e in episodes])
 
 # %% ../../nbs/3_published/04_agent.ipynb #c5d7ba7f
-def training_entry(episode: int, warmup: bool, network: int, trajectory: Trajectory, learnt: dict) -> dict:
-    "One row of training.csv."
+def training_entry(
+    episode: int,           # Its number
+    warmup: bool,           # Played at random?
+    network: int,           # Number of the network
+    trajectory: Trajectory, # As played
+    learnt: dict,           # What `Agent.update` returned for it
+) -> dict:
+    "One entry of training.csv."
     first, last = trajectory.infos[0], trajectory.infos[-1]
     keeps = " ".join(f"{info['keep_ratio']:g}" for info in trajectory.infos[1:])
     return {"episode": episode, "network": f"net_{network:02d}", "warmup": int(warmup), "return": learnt["return"],
@@ -426,48 +477,12 @@ def training_entry(episode: int, warmup: bool, network: int, trajectory: Traject
             "compression_ratio": first["parameters"]/last["parameters"], "actor_loss": learnt["actor_loss"],
             "critic_loss": learnt["critic_loss"], "entropy": learnt["entropy"], "keep_ratios": keeps}
 
-# %% ../../nbs/3_published/04_agent.ipynb #79be1901
-def train_agent(
-    networks: Sequence[DenseNetwork],      # The training networks
-    data: PreparedData,
-    env_config: EnvConfig,
-    config: AgentConfig = AgentConfig(),
-    seed: int = 0,
-    workers: int = 1,                      # Processes that play; the numbers do not depend on it
-    checkpoint: str | Path | None = None,  # File to save to, and to go on from if it exists
-    checkpoint_seconds: float = 30,        # Save at most this often
-    progress: bool = True,                 # Show a progress bar?
-) -> Agent:                                # Trained; `agent.log` has a row per episode
-    "Train an agent on these networks."
-    agent, n = _start_or_resume(checkpoint, len(env_config.actions), config, seed), len(networks)
-    agent.actor.share_memory()
-    saved = time.monotonic()
-    bar = tqdm(total=config.maximum(n), initial=len(agent.log), desc="episodes", disable=not progress)
-    with Workers(workers, _set_table, list(networks), data, env_config, seed, shared=(agent.actor,)) as pool, bar:
-        while not has_converged([row["return"] for row in agent.log], n, config):
-            _learn_group(agent, pool, n, config, seed)
-            bar.update(len(agent.log) - bar.n)
-            bar.set_postfix_str(f"compression {np.mean([row['compression_ratio'] for row in agent.log[-n:]]):.1f}x")
-            if checkpoint and time.monotonic() - saved > checkpoint_seconds:
-                save_agent(agent, checkpoint, seed=seed)
-                saved = time.monotonic()
-    if checkpoint: save_agent(agent, checkpoint, seed=seed)
-    return agent
-
-
-def _start_or_resume(checkpoint: str | Path | None, n_actions: int, config: AgentConfig, seed: int) -> Agent:
-    "A new agent, or the one in the checkpoint if it was trained with the same settings."
-    if checkpoint is None or not Path(checkpoint).exists(): return Agent(n_actions, config, seed)
-    agent, header = load_agent(checkpoint)
-    require((agent.config, agent.n_actions, header["seed"]) == (config, n_actions, seed),
-            f"{checkpoint} was trained with other settings; use another folder or remove it")
-    return agent
-
-
+# %% ../../nbs/3_published/04_agent.ipynb #7ed0d5d8
 def _learn_group(agent: Agent, pool: Workers, n: int, config: AgentConfig, seed: int) -> None:
     "Play one group of episodes, learn from it, write it down. A group is all warm-up or all not."
     start, warmup = len(agent.log), config.warmup(n)
-    end = min(start + config.episodes_per_update, config.maximum(n), warmup if start < warmup else config.maximum(n))
+    limit = warmup if start < warmup else config.maximum(n)
+    end = min(start + config.episodes_per_update, config.maximum(n), limit)
     visits = [network_of_episode(e, n, seed) for e in range(start, end)]
     mode = "random" if start < warmup else "sampled"
     together = [range(i, min(i + config.episodes_together, end)) for i in range(start, end, config.episodes_together)]
@@ -476,10 +491,45 @@ def _learn_group(agent: Agent, pool: Workers, n: int, config: AgentConfig, seed:
     learnt = agent.update(episodes, start < warmup)
     agent.log += [training_entry(start + i, start < warmup, visits[i], t, learnt[i]) for i, t in enumerate(episodes)]
 
+# %% ../../nbs/3_published/04_agent.ipynb #b79ec92d
+def _start_or_resume(checkpoint: str | Path | None, n_actions: int, config: AgentConfig, seed: int) -> Agent:
+    "A new agent, or the one in the checkpoint if it was trained with the same settings."
+    if checkpoint is None or not Path(checkpoint).exists(): return Agent(n_actions, config, seed)
+    agent, header = load_agent(checkpoint)
+    require((agent.config, agent.n_actions, header["seed"]) == (config, n_actions, seed),
+            f"{checkpoint} was trained with other settings; use another folder or remove it")
+    return agent
+
+# %% ../../nbs/3_published/04_agent.ipynb #79be1901
+def train_agent(
+    networks: Sequence[DenseNetwork],      # The training networks
+    data: PreparedData,                    # What they were trained on
+    env_config: EnvConfig,                 # The rules
+    config: AgentConfig = AgentConfig(),   # How to learn
+    seed: int = 0,                         # Of weights, episodes and cuts
+    workers: int = 1,                      # Processes that play; the numbers do not depend on it
+    checkpoint: str | Path | None = None,  # File to save to, and to go on from if it exists
+    checkpoint_seconds: float = 30,        # Save at most this often
+    progress: bool = True,                 # Show a progress bar?
+) -> Agent:                                # Trained; `agent.log` has an entry per episode
+    "Train an agent on these networks."
+    agent, n = _start_or_resume(checkpoint, len(env_config.actions), config, seed), len(networks)
+    agent.actor.share_memory()
+    saved = time.monotonic()
+    bar = tqdm(total=config.maximum(n), initial=len(agent.log), desc="episodes", disable=not progress)
+    with Workers(workers, _start_batch, list(networks), data, env_config, seed, shared=(agent.actor,)) as pool, bar:
+        while not has_converged([entry["return"] for entry in agent.log], n, config):
+            _learn_group(agent, pool, n, config, seed)
+            bar.update(len(agent.log) - bar.n)
+            compression = np.mean([entry["compression_ratio"] for entry in agent.log[-n:]])
+            bar.set_postfix_str(f"compression {compression:.1f}x")
+            if checkpoint and time.monotonic() - saved > checkpoint_seconds:
+                save_agent(agent, checkpoint, seed=seed)
+                saved = time.monotonic()
+    if checkpoint: save_agent(agent, checkpoint, seed=seed)
+    return agent
+
 # %% ../../nbs/3_published/04_agent.ipynb #d5e68b7e
-TOGETHER = 4 # Networks that are compressed in step
-
-
 def _play_timed(context: tuple, task: tuple) -> list[tuple[Trajectory, float]]:
     "Episodes and the seconds each took (its share of the steps); the states are left behind."
     begin = time.perf_counter()
@@ -488,55 +538,67 @@ def _play_timed(context: tuple, task: tuple) -> list[tuple[Trajectory, float]]:
     for t in trajectories: t.observations = []
     return [(t, per_step*len(t.actions)) for t in trajectories]
 
+# %% ../../nbs/3_published/04_agent.ipynb #33b9596d
+TOGETHER = 4 # Networks that are compressed in step
+
 
 def compress_networks(
-    actor: nn.Module | None, # None where `mode` needs none
-    networks: Sequence[DenseNetwork],
-    data: PreparedData,
-    env_config: EnvConfig,
-    seed: int = 0,
-    mode: str | int = "greedy", # "greedy", "sampled" (as the original's evaluation), "random", or the number of an action
-    workers: int = 1,
-) -> list[tuple[Trajectory, float]]: # Per network: its episode, and seconds
+    actor: nn.Module | None,          # None where `mode` needs none
+    networks: Sequence[DenseNetwork], # To compress; left as they are
+    data: PreparedData,               # What they were trained on
+    env_config: EnvConfig,            # The rules
+    seed: int = 0,                    # Of draws and cuts
+    mode: str | int = "greedy", # "greedy", "sampled" (the original's evaluation), "random", or the number of an action
+    workers: int = 1,                 # Processes; the numbers do not depend on it
+) -> list[tuple[Trajectory, float]]:  # Per network: its episode, and seconds
     "Play every network once with a frozen policy; networks of like depth in step."
     require(isinstance(mode, int) or mode in ("greedy", "sampled", "random"), f"unknown mode {mode!r}")
     require(actor is not None or mode not in ("greedy", "sampled"), f"mode {mode!r} needs an actor")
     if actor is not None: actor.share_memory()
     order = sorted(range(len(networks)), key=lambda i: networks[i].architecture.depth, reverse=True)
     groups = [order[i:i + TOGETHER] for i in range(0, len(order), TOGETHER)]
-    with Workers(workers, _set_table, list(networks), data, env_config, seed, shared=(actor,)) as pool:
+    with Workers(workers, _start_batch, list(networks), data, env_config, seed, shared=(actor,)) as pool:
         played = pool.map(_play_timed, [([-1 - i for i in group], group, mode) for group in groups])
-        results = {i: result for group, results in zip(groups, played, strict=True) for i, result in zip(group, results, strict=True)}
+        results = {i: result for group, results in zip(groups, played, strict=True)
+                   for i, result in zip(group, results, strict=True)}
     return [results[i] for i in range(len(networks))]
+
+# %% ../../nbs/3_published/04_agent.ipynb #dd1e6863
+def plan_spread(
+    trajectories: Sequence[Trajectory], # One per network
+) -> float:                             # Of keep ratios; 0 for a fixed uniform schedule
+    "Standard deviation, over networks, of the mean keep ratio that the agent chose."
+    return float(np.std([np.mean([info["keep_ratio"] for info in t.infos[1:]]) for t in trajectories]))
 
 # %% ../../nbs/3_published/04_agent.ipynb #849723d0
 def _play_stranger(context: tuple, task: tuple[int, int, int]) -> tuple[Trajectory, float]:
     "Compress one network while the actor is shown another, which it compresses alongside."
-    table, actor, seed = context
+    batch, actor, seed = context
     episode, network, stranger = task
-    act, shown = actor_policy(actor), [table.start(stranger)]
+    act, shown = actor_policy(actor), [batch.start(stranger)]
 
-    def blind(observations: Sequence[dict], rngs: Sequence[np.random.Generator], masks: Sequence[np.ndarray]) -> list[int]:
+    def see_the_stranger(observations: Sequence[dict], rngs: Sequence[np.random.Generator],
+                         masks: Sequence[np.ndarray]) -> list[int]:
         actions = act([shown[0].observation()], rngs, masks)
-        table.advance(shown, actions)
-        if shown[0].terminated: shown[0] = table.start(stranger)
+        batch.advance(shown, actions)
+        if shown[0].terminated: shown[0] = batch.start(stranger)
         return actions
     begin = time.perf_counter()
-    trajectory, = rollout_together(table, [network], blind, [generator(seed, "episode", episode)])
+    trajectory, = rollout_together(batch, [network], see_the_stranger, [generator(seed, "episode", episode)])
     trajectory.observations = []
     return trajectory, time.perf_counter() - begin
 
-
+# %% ../../nbs/3_published/04_agent.ipynb #7715b4be
 def compress_blindly(
-    actor: nn.Module, networks: Sequence[DenseNetwork], data: PreparedData, env_config: EnvConfig, seed: int = 0, workers: int = 1,
-) -> list[tuple[Trajectory, float]]:
+    actor: nn.Module,                 # Of the agent
+    networks: Sequence[DenseNetwork], # To compress, at least two; left as they are
+    data: PreparedData,               # What they were trained on
+    env_config: EnvConfig,            # The rules
+    seed: int = 0,                    # Of cuts
+    workers: int = 1,                 # Processes; the numbers do not depend on it
+) -> list[tuple[Trajectory, float]]:  # Per network: its episode, and seconds
     "As `compress_networks`, but each network is decided upon by looking at the next one in the list."
     n = len(networks)
     actor.share_memory()
-    with Workers(workers, _set_table, list(networks), data, env_config, seed, shared=(actor,)) as pool:
+    with Workers(workers, _start_batch, list(networks), data, env_config, seed, shared=(actor,)) as pool:
         return list(pool.map(_play_stranger, [(-1 - i, i, (i + 1) % n) for i in range(n)]))
-
-
-def plan_spread(trajectories: Sequence[Trajectory]) -> float: # Of keep ratios; 0 for a fixed uniform schedule
-    "Standard deviation, over networks, of the mean keep ratio that the agent chose."
-    return float(np.std([np.mean([info["keep_ratio"] for info in t.infos[1:]]) for t in trajectories]))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'Reward', 'REWARDS', 'width_credit', 'parameter_credit', 'change_in_points', 'published_reward',
-           'first_reward', 'second_reward', 'get_reward']
+           'get_reward']
 
 # %% ../../nbs/3_published/01_reward.ipynb #b16018bc
 from collections.abc import Callable
@@ -51,41 +51,11 @@ def published_reward(
     "NEON's reward: the cube for a gain, the plain reduction within the budget, minus the cube beyond it."
     require(budget >= 0, f"a budget is a number of percentage points >= 0, got {budget}")
     require(0 <= reduction <= 100, f"a reduction lies between 0 and 100 percent, got {reduction}")
-    require(-100 <= accuracy_change <= 100, f"an accuracy changes by -100 to 100 percentage points, got {accuracy_change}")
+    require(-100 <= accuracy_change <= 100,
+            f"an accuracy changes by -100 to 100 percentage points, got {accuracy_change}")
     if reduction == 0: return 0.0
     if accuracy_change < -budget - TOLERANCE: return -float(reduction)**3
     return float(reduction)**3 if accuracy_change > TOLERANCE else float(reduction)
-
-# %% ../../nbs/3_published/01_reward.ipynb #d3a3a279
-def _shrinkage_times_quality(n_before: int, n_after: int, before: float, after: float, higher_is_better: bool) -> float:
-    "K(2 - K) q, what both earlier rewards are built on."
-    share = parameter_credit(n_before, n_after)/100
-    numerator, denominator = (after, before) if higher_is_better else (before, after)
-    require(numerator >= 0 and denominator > 0, f"scores must be positive, got {before} before and {after} after")
-    return share*(2 - share)*numerator/denominator
-
-
-def first_reward(
-    n_before: int,                 # Trainable parameters before, >= 1
-    n_after: int,                  # Trainable parameters after
-    before: float,                 # Accuracy as a fraction (or error) of the network before the cut
-    after: float,                  # The same after it
-    higher_is_better: bool = True, # False where the scores are errors
-) -> float:                        # 0 to 0.4, more where the network got better
-    "The first reward of the original code, 0.4 K(2 - K) q."
-    return 0.4*_shrinkage_times_quality(n_before, n_after, before, after, higher_is_better)
-
-
-def second_reward(
-    n_before: int,                 # Trainable parameters before, >= 1
-    n_after: int,                  # Trainable parameters after
-    before: float,                 # Accuracy as a fraction (or error) of the network before the cut
-    after: float,                  # The same after it
-    higher_is_better: bool = True, # False where the scores are errors; the fine is for accuracies only
-) -> float:                        # 0 to 300, more where the network got better, or -10
-    "The second reward of the original code, 300 K(2 - K) q, or -10 where the accuracy falls by more than 20 points."
-    reward = 300*_shrinkage_times_quality(n_before, n_after, before, after, higher_is_better)
-    return -10.0 if higher_is_better and change_in_points(before, after) < -20 - TOLERANCE else reward
 
 # %% ../../nbs/3_published/01_reward.ipynb #32ca0167
 Reward = Callable[[float, float, float], float]
@@ -98,5 +68,5 @@ def get_reward(
 ) -> Reward:
     "The reward called `name`."
     if callable(name): return name
-    if name not in REWARDS: raise NeonError(f"unknown reward {name!r}; there are {sorted(REWARDS)}")
+    if name not in REWARDS: raise NeonError(f"unknown reward {name!r}; there are {sorted(REWARDS)}, or pass a function")
     return REWARDS[name]
