@@ -539,14 +539,17 @@ def _columns(scores: Scores | None) -> dict[str, list[float]] | None:
     "Scores as JSON knows them."
     return None if scores is None else {name: values.tolist() for name, values in vars(scores).items()}
 
-# %% ../../nbs/4_ecomp/03_evolution.ipynb #ddb744fa
+# %% ../../nbs/4_ecomp/03_evolution.ipynb #1a25bed2
 def load_evolution(
     path: str | Path, # From `save_evolution`
     **facts, # Must equal those that it was saved with
 ) -> Evolution:
     "The state of a search, as saved."
     header, tensors = read_tensors(path, "evolution", "a saved search")
+<<<<<<< HEAD
     require("records" in header, f"{path} does not hold a saved search: its header has no records")
+=======
+>>>>>>> h5
     plain = json.loads(json.dumps(facts))
     differing = sorted(k for k in {*facts, *header["facts"]} if plain.get(k) != header["facts"].get(k))
     require(not differing, f"{path} is of another search: {', '.join(differing)} differ")
