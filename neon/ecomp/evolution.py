@@ -546,10 +546,6 @@ def load_evolution(
 ) -> Evolution:
     "The state of a search, as saved."
     header, tensors = read_tensors(path, "evolution", "a saved search")
-<<<<<<< HEAD
-    require("records" in header, f"{path} does not hold a saved search: its header has no records")
-=======
->>>>>>> h5
     plain = json.loads(json.dumps(facts))
     differing = sorted(k for k in {*facts, *header["facts"]} if plain.get(k) != header["facts"].get(k))
     require(not differing, f"{path} is of another search: {', '.join(differing)} differ")

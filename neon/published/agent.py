@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..foundations.core import Config, NeonError, Workers, atomic_write, generator, read_tensors, require, torch_generator
+from ..foundations.core import Config, NeonError, Workers, atomic_write, generator, read_tensors, require
+from ..foundations.core import torch_generator
 from ..foundations.data import PreparedData
 from .environment import EnvConfig, EpisodeBatch
 from .features import standardise
