@@ -12,11 +12,11 @@ from neon.ecomp.evolution import PRESETS, EvolutionConfig, EvolutionData, evolve
 from neon.ecomp.operators import (
     Teacher,
     crowding_distance,
+    exchange_units,
     mutate_widths,
     pareto_ranks,
     recombine_aligned,
     survivors,
-    with_chosen_units,
     with_linear_layers,
 )
 from neon.ecomp.published import (
@@ -175,11 +175,11 @@ def test_aligned_children_have_widths_between_those_of_their_parents(network, se
 def test_units_can_be_exchanged_and_put_back(network, seed):
     parent, rng = Parent(network), generator(seed, "mix")
     child = mutate_weights(pruned(parent, rng), rng)
-    assert same(with_chosen_units(child, parent, child.units), child)
-    whole = with_chosen_units(child, parent, parent.individual.units)
+    assert same(exchange_units(child, parent, child.units), child)
+    whole = exchange_units(child, parent, parent.individual.units)
     assert whole.hidden_widths == parent.individual.hidden_widths
-    assert same(with_chosen_units(whole, parent, child.units), child)
-    assert same(with_chosen_units(pruned(parent, rng), parent, parent.individual.units), parent.individual)
+    assert same(exchange_units(whole, parent, child.units), child)
+    assert same(exchange_units(pruned(parent, rng), parent, parent.individual.units), parent.individual)
 
 
 @few

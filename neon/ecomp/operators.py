@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Teacher', 'unit_orders', 'ordered_population', 'with_linear_layers', 'match_units', 'recombine_aligned',
-           'with_chosen_units', 'mutate_widths', 'pareto_ranks', 'crowding_distance', 'survivors']
+           'exchange_units', 'mutate_widths', 'pareto_ranks', 'crowding_distance', 'survivors']
 
 # %% ../../nbs/4_ecomp/02_operators.ipynb #b52a23c6
 from collections.abc import Sequence
@@ -229,8 +229,8 @@ def recombine_aligned(
         before = here
     return Individual(tuple(weights), tuple(biases), tuple(units))
 
-# %% ../../nbs/4_ecomp/02_operators.ipynb #fa10704b
-def with_chosen_units(
+# %% ../../nbs/4_ecomp/02_operators.ipynb #cddf6953
+def exchange_units(
     individual: Individual,  # Is not changed
     parent: Parent,          # Where new units come from
     units: Sequence[Tensor], # Per hidden layer, the units of the parent that the result has
@@ -285,7 +285,7 @@ def mutate_widths(
     "Change the widths of the hidden layers and exchange a few units; new units have the parent's weights."
     units = [torch.from_numpy(_mutate_layer(u.numpy(), place, rng, spread))
              for u, place in zip(individual.units, places, strict=True)]
-    return with_chosen_units(individual, parent, units)
+    return exchange_units(individual, parent, units)
 
 # %% ../../nbs/4_ecomp/02_operators.ipynb #b5760a9c
 def pareto_ranks(
