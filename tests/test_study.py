@@ -170,9 +170,8 @@ def test_command(study, tmp_path, capsys):
 
 def test_learning_curves_of_runs(tmp_path):
     row = {"episode": 0, "network": "net_00", "warmup": 0, "return": 1.5, "steps": 2, "accuracy_before": 0.9,
-           "accuracy_after": 0.8, "parameters_before": 40, "parameters_after": 10, "compression_ratio": 4.0, "actor_loss": "", "critic_loss": "",
-           "entropy": "",
-           "keep_ratios": "0.9 1"}
+           "accuracy_after": 0.8, "parameters_before": 40, "parameters_after": 10,
+           "compression_ratio": 4.0, "actor_loss": "", "critic_loss": "", "entropy": "", "keep_ratios": "0.9 1"}
     for seed in (0, 1):
         (tmp_path/f"{seed}").mkdir()
         pd.DataFrame([row, {**row, "episode": 1}]).to_csv(tmp_path/f"{seed}"/"training.csv", index=False)
