@@ -3,8 +3,9 @@
     python .ci/docs.py           check, process the pages, render them
     python .ci/docs.py --pages   only process the pages into _proc, which is all that happens before Quarto
 
-nbdev's steps are called one by one instead of `nbdev_docs`, for two reasons: README.md must stay as `make prepare` wrote it, and
-notebooks show figures from ../figures, which is where a reader of the repository finds them but lies outside the site.
+nbdev's steps are called one by one instead of `nbdev_docs`, for two reasons: README.md must stay as `make prepare`
+wrote it, and notebooks show figures from ../figures, which is where a reader of the repository finds them but lies
+outside the site.
 """
 import argparse
 import os
@@ -18,10 +19,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 MISSING = """
 The site was not built: `quarto` is not on the PATH. Quarto is a program of its own, not a Python package; get it from
-https://quarto.org/docs/get-started/ (the version that .github/workflows/docs.yml pins, or newer) and run `make docs` again.
+https://quarto.org/docs/get-started/ (the version that .github/workflows/docs.yml pins, or newer) and run `make docs`
+again.
 
-Checked without it, just above: every page passes nbdev's processors for the site, and titles, links between pages, figures
-and their alternative texts, the sidebar, _quarto.yml and README.md are in order. To read the pages now: `make lab`.
+Checked without it, just above: every page passes nbdev's processors for the site, and titles, links between pages,
+figures and their alternative texts, the sidebar, _quarto.yml and README.md are in order. To read the pages now:
+`make lab`.
 """
 
 

@@ -75,7 +75,8 @@ def snapshot(root: Path) -> dict[str, str]:
     "Text of every derived file, by its path in the project."
     paths = {p for pattern in GENERATED for p in root.glob(pattern) if p.is_file()}
     skipped = {".ipynb_checkpoints", "__pycache__"}
-    return {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8") for p in sorted(paths) if not skipped & set(p.parts)}
+    kept = [p for p in sorted(paths) if not skipped & set(p.parts)]
+    return {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8") for p in kept}
 
 
 def copy_project(root: Path, folder: Path) -> Path:

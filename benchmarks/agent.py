@@ -1,4 +1,4 @@
-"""Training an agent as a run does it: 24 networks, four passes, the strict protocol's defaults, two processes that play.
+"""Training an agent as a run does: 24 networks, four passes, the strict protocol's defaults, two processes that play.
 
 Base networks are trained before and not counted. CPU seconds are those of the training process and of all its workers.
 """
@@ -9,7 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import SEED, FamilyMemory, Options, Part, data_of, drawn_networks, in_fresh_process, plain_row, say
+from benchmarks.common import (
+    SEED,
+    FamilyMemory,
+    Options,
+    Part,
+    data_of,
+    drawn_networks,
+    in_fresh_process,
+    plain_row,
+    say,
+)
 from neon.foundations.core import get_protocol
 from neon.foundations.data import PreparedData
 from neon.foundations.networks import DenseNetwork
@@ -50,7 +60,8 @@ def train_bases(config: RunConfig, folder: str, workers: int) -> None:
 def measure(config: RunConfig, folder: str, workers: int, untrained: bool = False) -> Measured:
     "Train an agent, and say what it took."
     data = data_of(config.dataset)
-    networks = drawn_networks(data, config.n_networks - config.n_test) if untrained else base_networks(config, data, folder)
+    if untrained: networks = drawn_networks(data, config.n_networks - config.n_test)
+    else: networks = base_networks(config, data, folder)
     with FamilyMemory() as memory:
         wall, cpu = time.perf_counter(), cpu_seconds()
         agent = train_run_agent(config, data, networks, folder, workers, progress=False)
@@ -68,13 +79,14 @@ def run(options: Options) -> Iterator[Part]:
         config = RunConfig(dataset=name, seed=SEED, device="cpu", **counts)
         with tempfile.TemporaryDirectory() as folder:
             say(f"agent, {name}: {config.n_networks} base networks")
-            if not options.quick: in_fresh_process(train_bases, config, folder, options.workers)  # apart, for the memory figures
+            if not options.quick:  # apart, for the memory figures
+                in_fresh_process(train_bases, config, folder, options.workers)
             say(f"agent, {name}: training")
             m = in_fresh_process(measure, config, folder, options.workers)
         shown = data_of(name).name
         yield "agent", [{"dataset": shown, "episodes": m.episodes, "steps": m.steps, "workers": options.workers,
-                         "wall_seconds": m.wall_seconds, "cpu_seconds": m.cpu_seconds, "peak_memory_mb": m.peak_memory_mb,
-                         "peak_memory_mb_in_all": m.peak_memory_mb_in_all}]
+                         "wall_seconds": m.wall_seconds, "cpu_seconds": m.cpu_seconds,
+                         "peak_memory_mb": m.peak_memory_mb, "peak_memory_mb_in_all": m.peak_memory_mb_in_all}]
         variant = (f"{config.n_networks - config.n_test} networks, {m.episodes} episodes, {options.workers} workers: "
                    f"{m.wall_seconds:.0f} wall seconds")
         yield "", [plain_row("agent", shown, variant, m.cpu_seconds)]

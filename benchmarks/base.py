@@ -1,7 +1,8 @@
 """Base networks: trained one after another by the naive loop, against the engine, which stacks them where that pays.
 
-In the `paper` protocol all 100 epochs are trained and the last weights kept; in the `strict` one both sides stop early. The engine's
-time for a stack is shared among its networks in proportion to their parameters. Accuracy is that on test rows.
+In the `paper` protocol all 100 epochs are trained and the last weights kept; in the `strict` one both sides stop
+early. The engine's time for a stack is shared among its networks in proportion to their parameters. Accuracy is that
+on test rows.
 """
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +22,8 @@ NETWORKS = {"strict": {"diabetes": 30, "waveform-5000": 8, "satimage": 8, "house
 NAIVE = {"strict": naive.BASE, "paper": naive.PUBLISHED_BASE}
 
 
-def train_group(networks: Sequence[DenseNetwork], group: Sequence[int], data: PreparedData, config: TrainingConfig) -> list[DenseNetwork]:
+def train_group(networks: Sequence[DenseNetwork], group: Sequence[int], data: PreparedData,
+                config: TrainingConfig) -> list[DenseNetwork]:
     "Networks that `plan_stacks` put together, trained by the engine as they are among all."
     rows = data.X_train, data.y_train, data.X_validation, data.y_validation
     return [r.network for r in train_networks([networks[i] for i in group], *rows, config, SEED, group)]
@@ -75,6 +77,7 @@ def compare_protocol(name: str, protocol: str, n: int, epochs: int | None = None
     configs = NAIVE[protocol], get_protocol(protocol).base_training
     if epochs: configs = [config.replace(epochs=epochs) for config in configs]
     networks = drawn_networks(data, n, protocol)
-    compare(networks[:1], data, *(config.replace(epochs=1) for config in configs))  # the first call of everything takes longer
+    compare(networks[:1], data, *(config.replace(epochs=1) for config in configs))  # first calls take longer
     seconds, accuracy = compare(networks, data, *configs)
-    return comparisons("base", data.name, f"{protocol}, {n} networks", *seconds, 100*float(np.diff(accuracy.mean(1))[0]))
+    difference = 100*float(np.diff(accuracy.mean(1))[0])
+    return comparisons("base", data.name, f"{protocol}, {n} networks", *seconds, difference)

@@ -41,11 +41,11 @@ class Options:
         return list(defaults[:1]) if self.quick else list(defaults)
 
 
-# -- data and networks ---------------------------------------------------------------------------------------------------------------
+# -- data and networks -------------------------------------------------------------------------------------------------
 
 
-def waveform(n: int = 5000, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
-    "Breiman's waveform problem (1984, section 2.6.2): each row mixes two of three triangular waves, plus noise; (n, 21) and (n,)."
+def waveform(n: int = 5000, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]: # (n, 21), (n,)
+    "Breiman's waveform problem (1984, section 2.6.2): each row mixes two of three triangular waves, plus noise."
     rng, t = generator(seed, "waveform"), np.arange(1, 22)
     waves = np.stack([np.maximum(6 - abs(t - centre), 0) for centre in (7, 15, 11)])
     pairs = np.array([(0, 1), (0, 2), (1, 2)])
@@ -56,8 +56,8 @@ def waveform(n: int = 5000, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
 
 def synthetic(rows: int, columns: int, classes: int, name: str, protocol: str = "strict") -> PreparedData:
     "A made-up classification problem of a given size."
-    X, y = make_classification(rows, columns, n_informative=min(columns, 6), n_redundant=0, n_classes=classes, flip_y=0.1,
-                               class_sep=0.8, random_state=SEED)
+    X, y = make_classification(rows, columns, n_informative=min(columns, 6), n_redundant=0, n_classes=classes,
+                               flip_y=0.1, class_sep=0.8, random_state=SEED)
     return as_prepared(X, y, name, protocol)
 
 
@@ -90,7 +90,7 @@ def trained(networks: Sequence[DenseNetwork], data: PreparedData) -> list[DenseN
     return [r.network for r in results]
 
 
-# -- clocks and memory ---------------------------------------------------------------------------------------------------------------
+# -- clocks and memory -------------------------------------------------------------------------------------------------
 
 
 def timed(function: Callable, *arguments) -> tuple: # The result, CPU seconds
@@ -101,7 +101,7 @@ def timed(function: Callable, *arguments) -> tuple: # The result, CPU seconds
 
 
 def memory_mb(process: int | str = "self") -> dict[str, float]: # MB; empty where the system does not say
-    "What Linux says about a process's resident memory: VmHWM (its peak) and RssAnon, RssFile, RssShmem (now: its own, shared, shared)."
+    "A process's resident memory on Linux: VmHWM (its peak), and now: RssAnon (its own), RssFile and RssShmem (shared)."
     try: lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError: return {}
     fields = [line.split() for line in lines if line.startswith(("VmHWM", "RssAnon", "RssFile", "RssShmem"))]
@@ -109,20 +109,21 @@ def memory_mb(process: int | str = "self") -> dict[str, float]: # MB; empty wher
 
 
 def peak_memory_mb() -> float:
-    "Peak resident memory of this process. `getrusage` is the second choice: on Linux it would include the peak of the process's parent."
+    "Peak resident memory of this process."
     known = memory_mb()
     if "VmHWM" in known: return known["VmHWM"]
+    # The second choice, since on Linux it would include the peak of the process's parent
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024)/1e6
 
 
 class FamilyMemory:
-    "Peak memory of this process and its children while a `with` block runs, looked up a few times a second (Linux only; else NaN)."
+    "Peak memory of this process and its children in a `with` block, looked up a few times a second (Linux; else NaN)."
 
     def __init__(self): self.largest, self.in_all, self._done = float("nan"), float("nan"), threading.Event()
 
     def _look(self) -> None:
-        family = [memory_mb(process) for process in ("self", *(child.pid for child in multiprocessing.active_children()))]
-        family = [known for known in family if "VmHWM" in known]  # not a process that has just ended
+        processes = ("self", *(child.pid for child in multiprocessing.active_children()))
+        family = [known for known in map(memory_mb, processes) if "VmHWM" in known]  # not one that has just ended
         if not family: return
         own, files, shared = ([known[name] for known in family] for name in ("RssAnon", "RssFile", "RssShmem"))
         self.largest = max(*(known["VmHWM"] for known in family), -np.inf if np.isnan(self.largest) else self.largest)
@@ -149,16 +150,17 @@ def in_fresh_process(function: Callable, *arguments):
         return pool.submit(function, *arguments).result()
 
 
-# -- rows of the table ---------------------------------------------------------------------------------------------------------------
+# -- rows of the table -------------------------------------------------------------------------------------------------
 
 
 def comparison(bench: str, dataset: str, variant: str, seconds_a: Sequence[float], seconds_b: Sequence[float],
                difference: float, statistic: Callable = np.median) -> dict:
-    "One row: how many times B is faster than A, as a ratio of medians (or means) with a bootstrap interval over the pairs."
+    "One row: how many times B is faster than A, a ratio of medians (or means) with a bootstrap interval over pairs."
     a, b = np.array(seconds_a), np.array(seconds_b)
     picks = generator(SEED, "bootstrap").integers(len(a), size=(2000, len(a)))
     low, high = np.quantile(statistic(a[picks], axis=1)/statistic(b[picks], axis=1), [0.025, 0.975])
-    return dict(zip(COLUMNS, [bench, dataset, variant, statistic(a)/statistic(b), low, high, difference, statistic(b)], strict=True))
+    values = [bench, dataset, variant, statistic(a)/statistic(b), low, high, difference, statistic(b)]
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def comparisons(bench: str, dataset: str, variant: str, seconds_a: Sequence[float], seconds_b: Sequence[float],
@@ -176,7 +178,8 @@ def plain_row(bench: str, dataset: str, variant: str, cpu_seconds: float, ratio:
 
 def in_words(row: dict) -> str:
     "A row on one line."
-    return "  ".join(f"{value:,.3g}" if isinstance(value, float) else str(value) for value in row.values() if value == value)
+    known = [value for value in row.values() if value == value]
+    return "  ".join(f"{value:,.3g}" if isinstance(value, float) else str(value) for value in known)
 
 
 def say(text: str) -> None:
@@ -184,11 +187,12 @@ def say(text: str) -> None:
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
-# -- files ---------------------------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------------------------------
 
-# Every table is a file: the main one, and some beside it. Rows that are measured again replace those that agree in these columns.
+# Every table is a file: the main one, and some beside it. Rows that are measured again replace those that agree in
+# these columns.
 TABLES = {"": ("bench", "dataset"), "agent": ("dataset",), "growth": ("axis",), "memory": ("bench", "dataset")}
-Part = tuple[str, list[dict]]  # What a benchmark yields whenever something is complete: the name of a table, and rows for it
+Part = tuple[str, list[dict]]  # What a benchmark yields when a part is done: a table's name, and rows for it
 Benchmark = Callable[[Options], Iterator[Part]]
 
 
@@ -212,5 +216,6 @@ def save(path: Path, table: str, rows: Sequence[dict], order: Sequence[str] = ()
     file, new = table_path(path, table), pd.DataFrame(rows)
     try: old = pd.read_csv(file)
     except (FileNotFoundError, pd.errors.EmptyDataError): old = new[:0]
-    if list(old.columns) != list(new.columns): raise NeonError(f"{file} has other columns than {', '.join(new)}; name another")
+    if list(old.columns) != list(new.columns):
+        raise NeonError(f"{file} has other columns than {', '.join(new)}; name another")
     write_csv(file, merged(old, new, TABLES[table], order))

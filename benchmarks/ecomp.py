@@ -1,8 +1,9 @@
 """One generation of the published EComp: every network by itself, against a population judged and bred at once.
 
-Both sides judge the same population on the same batch and breed it from the same fitness with the same random numbers; that their
-scores agree and their children are equal is checked every time. The search goes on with the children, so that the populations are
-those of its first generations. The parent is the published one: two hidden layers of 256, four epochs in batches of 100.
+Both sides judge the same population on the same batch and breed it from the same fitness with the same random
+numbers; that their scores agree and their children are equal is checked every time. The search goes on with the
+children, so that the populations are those of its first generations. The parent is the published one: two hidden
+layers of 256, four epochs in batches of 100.
 """
 import copy
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from sklearn.metrics import pairwise_distances
 from torch import Tensor, nn
 
 from benchmarks.common import SEED, Options, Part, comparison, data_of, plain_row, say, timed
-from neon.ecomp.evolution import EvolutionConfig, Ground, breed
+from neon.ecomp.evolution import EvolutionConfig, EvolutionData, breed, evaluate_generation, first_population
 from neon.ecomp.published import Individual, Parent, Scores, fitness
 from neon.foundations.core import TrainingConfig, flush_denormals, generator, require, torch_generator
 from neon.foundations.data import PreparedData
@@ -23,12 +24,13 @@ from neon.foundations.training import train_networks
 
 DATASETS, HIDDEN = ("fashion_mnist",), (256, 256)
 TRAINING = TrainingConfig(epochs=4, batch_size=100, patience=None)
-SETTINGS = ((100, 100, 15), (20, 1000, 5))  # Population, batch, generations; 100 networks on 1,000 rows would take the loop a minute
+# Population, batch, generations; 100 networks on 1,000 rows would take the loop a minute
+SETTINGS = ((100, 100, 15), (20, 1000, 5))
 QUICK = ((10, 100, 3),)
 WEIGHTS = (1.0, 2.0, 1.0)  # Of accuracy, similarity and compression: the published weighting that did best
 EPSILON = np.finfo(float).eps
 
-# -- the loop of a researcher: one nn.Sequential after the other ---------------------------------------------------------------------
+# -- the loop of a researcher: one nn.Sequential after the other -------------------------------------------------------
 
 
 def joint(embedding: np.ndarray) -> np.ndarray: # (n*(n - 1)/2,)
@@ -73,7 +75,8 @@ def child_of(first: nn.Sequential, second: nn.Sequential, cutoffs: Sequence[int]
 
 
 @torch.no_grad()
-def children_of(networks: Sequence[nn.Sequential], fitness: np.ndarray, rng: np.random.Generator) -> list[nn.Sequential]:
+def children_of(networks: Sequence[nn.Sequential], fitness: np.ndarray,
+                rng: np.random.Generator) -> list[nn.Sequential]:
     "Softmax selection, recombination in pairs, and disturbed weights in one child of a hundred."
     odds = np.exp(fitness)
     pool, children = rng.choice(len(networks), len(networks), p=odds/odds.sum()), []
@@ -84,7 +87,8 @@ def children_of(networks: Sequence[nn.Sequential], fitness: np.ndarray, rng: np.
         children += [child_of(first, second, cutoffs), child_of(second, first, cutoffs)]
     for child in children:
         if rng.random() >= 0.01: continue
-        for linear in linears(child): linear.weight *= torch.from_numpy(rng.uniform(0.9, 1.1, tuple(linear.weight.shape))).float()
+        for linear in linears(child):
+            linear.weight *= torch.from_numpy(rng.uniform(0.9, 1.1, tuple(linear.weight.shape))).float()
     return children
 
 
@@ -96,31 +100,34 @@ def sequential(parent: Parent, individual: Individual) -> nn.Sequential:
     layers = parent.to_network(individual).layers
     return nn.Sequential(*(module for layer in layers for module in (layer.linear, layer.activation)))[:-1]
 
-# -- both, in turn -------------------------------------------------------------------------------------------------------------------
+# -- both, in turn -----------------------------------------------------------------------------------------------------
 
 
 def published_parent(data: PreparedData, hidden: Sequence[int]) -> DenseNetwork:
     "A trained network of the published kind."
     layers = (*(Layer(width) for width in hidden), Layer(data.n_classes, "identity"))
     network = build_network(Architecture(data.n_features, layers), torch_generator(SEED, "ecomp"))
-    return train_networks([network], data.X_train, data.y_train, data.X_validation, data.y_validation, TRAINING, SEED)[0].network
+    rows = data.X_train, data.y_train, data.X_validation, data.y_validation
+    return train_networks([network], *rows, TRAINING, SEED)[0].network
 
 
-def generation(population: list[Individual], ground: Ground, number: int) -> tuple[Scores, list[Individual]]:
+def generation(population: list[Individual], search: EvolutionData, number: int) -> tuple[Scores, list[Individual]]:
     "Our generation, as `evolve` has it."
     with flush_denormals():
-        scores = ground.score(population, number)
-        return scores, breed(population, scores, ground, generator(SEED, "breeding", number))
+        scores = evaluate_generation(population, search, number)
+        return scores, breed(population, scores, search, generator(SEED, "breeding", number))
 
 
-def parts(population: list[Individual], ground: Ground, number: int, scores: Scores) -> dict[str, float]: # CPU seconds
+def parts(population: list[Individual], search: EvolutionData, number: int,
+          scores: Scores) -> dict[str, float]: # CPU seconds
     "Where our time goes: the same once more, piece by piece."
     with flush_denormals():
-        (x, _, similarity), of_parent = timed(ground.rows, number)
-        outputs, forward = timed(lambda: [ground.parent.run(individual, x) for individual in population])
-        layers = [[o[r] for o in outputs] for r in ground.compared]
-        return {"batch and parent": of_parent, "forward passes": forward, "similarity": timed(similarity.population, layers)[1],
-                "breeding": timed(breed, population, scores, ground, generator(SEED, "breeding", number))[1]}
+        (x, _, similarity), of_parent = timed(search.batch, number)
+        outputs, forward = timed(lambda: [search.parent.run(individual, x) for individual in population])
+        layers = [[o[layer] for o in outputs] for layer in search.compared]
+        return {"batch and parent": of_parent, "forward passes": forward,
+                "similarity": timed(similarity.population, layers)[1],
+                "breeding": timed(breed, population, scores, search, generator(SEED, "breeding", number))[1]}
 
 
 def check(ours: Scores, theirs: Scores, children: Sequence[Individual], others: Sequence[nn.Sequential]) -> None:
@@ -135,25 +142,26 @@ def check(ours: Scores, theirs: Scores, children: Sequence[Individual], others: 
 def compare(network: DenseNetwork, data: PreparedData, size: int, batch: int, generations: int) -> list[dict]:
     "Generations of one search, each done in both ways: the ratio, and where our time goes."
     config = EvolutionConfig(population=size, batch_size=batch, weights=WEIGHTS)
-    ground = Ground(network, data.X_train, data.y_train, data.X_validation, data.y_validation, config, SEED)
-    population, parent = ground.begin(), sequential(ground.parent, ground.parent.individual)
-    generation(population, ground, 0)  # the first call of everything takes longer
+    search = EvolutionData(network, data.X_train, data.y_train, data.X_validation, data.y_validation, config, SEED)
+    population, parent = first_population(search.parent, size), sequential(search.parent, search.parent.individual)
+    generation(population, search, 0)  # the first call of everything takes longer
     naively, ours, pieces, differences = [], [], [], []
     for number in range(1, generations + 1):
         say(f"ecomp, {data.name}: population {size}, batch {batch}, generation {number} of {generations}")
-        networks, (x, y, _) = [sequential(ground.parent, i) for i in population], ground.rows(number)
-        (scores, children), seconds = timed(generation, population, ground, number)
+        networks, (x, y, _) = [sequential(search.parent, i) for i in population], search.batch(number)
+        (scores, children), seconds = timed(generation, population, search, number)
         theirs, judging = timed(judge, networks, parent, x, y)
         others, breeding = timed(children_of, networks, fitness(scores, WEIGHTS), generator(SEED, "breeding", number))
         check(scores, theirs, children, others)
         ours.append(seconds)
         naively.append(judging + breeding)
-        pieces.append(parts(population, ground, number, scores))
+        pieces.append(parts(population, search, number, scores))
         differences.append(100*float(np.mean(scores.accuracy - theirs.accuracy)))
         population = children
     variant = f"population {size}, batch {batch}"
     rows = [comparison("ecomp", data.name, f"{variant}, one generation", naively, ours, float(np.mean(differences)))]
-    return rows + [plain_row("ecomp", data.name, f"{variant}: {name}", float(np.median([p[name] for p in pieces]))) for name in pieces[0]]
+    median = {name: float(np.median([p[name] for p in pieces])) for name in pieces[0]}
+    return rows + [plain_row("ecomp", data.name, f"{variant}: {name}", value) for name, value in median.items()]
 
 
 def run(options: Options) -> Iterator[Part]:
@@ -161,4 +169,4 @@ def run(options: Options) -> Iterator[Part]:
     for name in options.names(("digits",) if options.quick else DATASETS):
         data = data_of(name, "paper")  # pixels from 0 to 1
         network, settings = published_parent(data, HIDDEN), QUICK if options.quick else SETTINGS
-        yield "", [layer for setting in settings for layer in compare(network, data, *setting)]
+        yield "", [row for setting in settings for row in compare(network, data, *setting)]

@@ -4,8 +4,8 @@
     python benchmarks/gate.py after.json --against before.json     exit 1 and name what differs
 
 Every weight, drop and table counts to the last bit, so both files must come from one machine and one set of libraries.
-Jobs of the study, plans of the shipped planner, `compress` for every metric, one run of the published agent and one of EComp;
-all on data bundled with scikit-learn, about five minutes at one thread.
+Jobs of the study, plans of the shipped planner, `compress` for every metric, one run of the published agent and one of
+EComp; all on data bundled with scikit-learn, about five minutes at one thread.
 """
 import argparse
 import hashlib
@@ -30,15 +30,16 @@ from neon.compression.search import SearchConfig
 from neon.ecomp.evolution import PRESETS, evolve
 from neon.ecomp.runs import EcompConfig, run_experiment
 from neon.foundations.core import generator, torch_generator
-from neon.foundations.data import load_dataset, prepare
-from neon.foundations.networks import build_network, random_architecture
+from neon.foundations.data import PreparedData, load_dataset, prepare
+from neon.foundations.networks import DenseNetwork, build_network, random_architecture
 from neon.foundations.training import AnnealConfig, anneal
 from neon.methods.contract import undivided
 from neon.published.runs import RunConfig, run
 from neon.study.jobs import StudyConfig, run_study
 
-METHODS = ("majority", "logistic", "random", "uniform", "uniform_replace", "fixed", "l1_oneshot", "unstructured", "least_squares", "scratch1",
-           "distilled", "tp_taylor", "lap1", "admm1", "ecomp", "neon", "neon_trained", "neon_own", "compress")
+METHODS = ("majority", "logistic", "random", "uniform", "uniform_replace", "fixed", "l1_oneshot", "unstructured",
+           "least_squares", "scratch1", "distilled", "tp_taylor", "lap1", "admm1", "ecomp", "neon", "neon_trained",
+           "neon_own", "compress")
 METRICS = ("accuracy", "balanced_accuracy", "auc", "log_loss", "r2")
 
 
@@ -56,7 +57,14 @@ def study(folder: Path) -> dict[str, str]:
     "One network of two data sets, all methods, two budgets."
     config = StudyConfig(datasets=("iris", "wine"), methods=METHODS, epochs=3, effort=0.25)
     table = run_study(config, folder, workers=2, progress=False).drop(columns="seconds")
-    return {f"study {r['dataset']} {r['method']} {r['budget']:g}": digest(*r.values()) for r in table.to_dict("records")}
+    return {f"study {r['dataset']} {r['method']} {r['budget']:g}": digest(*r.values())
+            for r in table.to_dict("records")}
+
+
+def drawn(data: PreparedData, i: int) -> DenseNetwork:
+    "A random network for a data set, untrained."
+    architecture = random_architecture(data.n_features, data.n_classes, generator(i, "gate"))
+    return build_network(architecture, torch_generator(i, "gate"))
 
 
 def plans() -> dict[str, str]:
@@ -66,8 +74,7 @@ def plans() -> dict[str, str]:
         data = prepare(load_dataset(name), "strict", seed=0)
         rows = undivided(data)
         for i in range(5):
-            drawn = build_network(random_architecture(data.n_features, data.n_classes, generator(i, "gate")), torch_generator(i, "gate"))
-            network, = anneal([drawn], *rows.fit, AnnealConfig(60, 64, 3e-3))
+            network, = anneal([drawn(data, i)], *rows.fit, AnnealConfig(60, 64, 3e-3))
             for p in plan_budgets(agent, network, rows, [1.0, 5.0]):
                 found[f"plan {name} {i} {p.budget:g}"] = digest(p.network, p.actions, p.reasons)
     return found
@@ -109,26 +116,33 @@ def compressions() -> dict[str, str]:
         model = fitted(torch_model(x.shape[1], outputs), x[:n], y[:n])
         for held in ((x[n:], y[n:]), None):
             r = compress(model, x[:n], y[:n], 2.0, validation=held, metric=metric, search=hurry)
-            tested = [(a.candidate.network.architecture.n_params, a.drop.points, a.drop.error, a.accepted) for a in r.tested]
+            tested = [(a.candidate.network.architecture.n_params, a.drop.points, a.drop.error, a.accepted)
+                      for a in r.tested]
             front = [(c.network.architecture.n_params, c.drop.points) for c in r.front]
-            found[f"compress {metric} {'with' if held else 'without'} validation"] = digest(r.network, r.drop, r.how, tested, front, r.score)
+            name = f"compress {metric} {'with' if held else 'without'} validation"
+            found[name] = digest(r.network, r.drop, r.how, tested, front, r.score)
     return found
+
+
+def tables_of(folder: Path, name: str) -> dict[str, str]:
+    "The tables of a run, without their seconds."
+    read = lambda file: pd.read_csv(file).drop(columns=["seconds"], errors="ignore")
+    return {f"{name} {f.name}": digest(read(f).to_csv()) for f in sorted(folder.glob("*.csv"))}
 
 
 def published(folder: Path) -> dict[str, str]:
     "The published agent, trained on few networks of iris."
     run(RunConfig("iris", n_networks=6, n_test=2, passes=2, episodes=24), folder, workers=1, progress=False)
-    tables = [pd.read_csv(f).drop(columns=["seconds"], errors="ignore") for f in sorted(folder.glob("*.csv"))]
-    return {f"agent {f.name}": digest(t.to_csv()) for f, t in zip(sorted(folder.glob("*.csv")), tables, strict=True)}
+    return tables_of(folder, "agent")
 
 
 def evolution(folder: Path) -> dict[str, str]:
     "EComp as published, and ours."
-    run_experiment(EcompConfig("digits", hidden=(24, 16), parent_epochs=5, pop_size=8, generations=4), "121", 1, folder, 1, progress=False)
-    found = {f"ecomp {f.name}": digest(pd.read_csv(f).drop(columns=["seconds"], errors="ignore").to_csv()) for f in sorted(folder.glob("*.csv"))}
+    settings = EcompConfig("digits", hidden=(24, 16), parent_epochs=5, pop_size=8, generations=4)
+    run_experiment(settings, "121", 1, folder, 1, progress=False)
+    found = tables_of(folder, "ecomp")
     data = prepare(load_dataset("wine"), "strict", seed=0)
-    drawn = build_network(random_architecture(data.n_features, data.n_classes, generator(3, "gate")), torch_generator(3, "gate"))
-    network, = anneal([drawn], data.X_train, data.y_train, AnnealConfig(60, 64, 3e-3))
+    network, = anneal([drawn(data, 3)], data.X_train, data.y_train, AnnealConfig(60, 64, 3e-3))
     config = PRESETS["neon"].replace(population=8, generations=5, size="parameters")
     state = evolve(network, data.X_train, data.y_train, data.X_validation, data.y_validation, config, 0)
     return found | {"evolution": digest(*(n for i in state.archive for n in [state.parent.to_network(i)]))}
@@ -139,7 +153,8 @@ def fingerprint() -> dict[str, str]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root, found = Path(folder), {}
-        for part in (lambda: study(root/"study"), plans, compressions, lambda: published(root/"agent"), lambda: evolution(root/"ecomp")):
+        for part in (lambda: study(root/"study"), plans, compressions, lambda: published(root/"agent"),
+                     lambda: evolution(root/"ecomp")):
             found |= part()
             print(f"{len(found)} entries", file=sys.stderr, flush=True)
     return found
@@ -155,7 +170,8 @@ def main() -> int:
     if args.against is None: return 0
     before = json.loads(args.against.read_text())
     differing = sorted(k for k in before.keys() | found.keys() if before.get(k) != found.get(k))
-    print(*(f"differs: {k}" for k in differing), f"{len(found) - len(differing)} of {len(before)} entries are equal to the bit", sep="\n")
+    equal = f"{len(found) - len(differing)} of {len(before)} entries are equal to the bit"
+    print(*(f"differs: {k}" for k in differing), equal, sep="\n")
     return bool(differing)
 
 

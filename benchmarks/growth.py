@@ -1,8 +1,9 @@
 """How the cost of an environment step grows with the rows of the table, and with the parameters of the network.
 
-A step is timed as half of a pass over a network with two hidden layers, each cut to 80 %. The exponent is the slope of a line through
-the logarithms: 1 means twice the time for twice the size. Where epochs may follow a refit, they do: the refit is judged against an
-accuracy that it cannot reach, since whether it loses accuracy is a matter of chance and would hide the growth.
+A step is timed as half of a pass over a network with two hidden layers, each cut to 80 %. The exponent is the slope
+of a line through the logarithms: 1 means twice the time for twice the size. Where epochs may follow a refit, they do:
+the refit is judged against an accuracy that it cannot reach, since whether it loses accuracy is a matter of chance
+and would hide the growth.
 """
 from collections.abc import Iterator
 
@@ -28,20 +29,24 @@ def network_of(data: PreparedData, width: int) -> DenseNetwork:
     return trained([build_network(architecture, torch_generator(SEED, "growth"))], data)[0]
 
 
-def one_pass(network: DenseNetwork, data: PreparedData, config: EnvConfig, repetition: int) -> float: # CPU seconds of a step
+def one_pass(network: DenseNetwork, data: PreparedData, config: EnvConfig,
+             repetition: int) -> float: # CPU seconds of a step
     "Cut each hidden layer to 80 %."
     state, total = start_state(network, data, config), 0.0
     state.accuracy = UNREACHABLE
     for layer, width in enumerate(network.architecture.hidden_widths):
-        (result,), seconds = timed(make_cuts, [Cut(state, layer, keep_width(width, 0.8), (repetition, layer))], data, config, SEED)
+        cut = Cut(state, layer, keep_width(width, 0.8), (repetition, layer))
+        (result,), seconds = timed(make_cuts, [cut], data, config, SEED)
         state, total = state.changed(result[0], UNREACHABLE, layer), total + seconds
     return total/network.architecture.depth
 
 
-def cost(network: DenseNetwork, data: PreparedData, repetitions: int) -> dict[str, float]: # Median CPU seconds of a step, by variant
+def cost(network: DenseNetwork, data: PreparedData,
+         repetitions: int) -> dict[str, float]: # Median CPU seconds of a step, by variant
     "Time each variant a few times, in turn."
     configs = {name: variants()[name] for name in MEASURED}
-    for config in configs.values(): one_pass(network, data, config.replace(training=config.training.replace(epochs=1)), 0)  # warm up
+    for config in configs.values():  # warm up
+        one_pass(network, data, config.replace(training=config.training.replace(epochs=1)), 0)
     seconds = [[one_pass(network, data, config, k) for config in configs.values()] for k in range(repetitions)]
     return dict(zip(configs, np.median(seconds, 0).tolist(), strict=True))
 

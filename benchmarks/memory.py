@@ -14,7 +14,8 @@ from neon.published.agent import random_policy, rollout_together
 from neon.published.environment import EnvConfig, EpisodeBatch
 from neon.published.runs import RunConfig
 
-DATASETS = {"step": ("diabetes", "waveform-5000", "house_8L"), "base": ("diabetes", "waveform-5000", "satimage", "house_8L"),
+DATASETS = {"step": ("diabetes", "waveform-5000", "house_8L"),
+            "base": ("diabetes", "waveform-5000", "satimage", "house_8L"),
             "agent": ("diabetes", "satimage", "house_8L")}
 
 
@@ -24,7 +25,7 @@ def short(config: EnvConfig) -> EnvConfig:
 
 
 def peak_of_steps(name: str, drawn: int = 30, rounds: int = 4) -> float: # MB
-    "Whole episodes with the two largest of some networks, in step, in all the engine's ways; several, since caches fill up."
+    "Whole episodes with the two largest of some networks, in all the engine's ways; several, since caches fill up."
     data = data_of(name)
     networks = sorted(drawn_networks(data, drawn), key=lambda n: n.architecture.macs)[-2:]
     for config in variants().values():
@@ -46,7 +47,8 @@ def peak_of_bases(name: str, protocol: str) -> float: # MB
 def peaks_of_agent(name: str, workers: int, episodes: int = 72) -> agent.Measured:
     "An agent that learns for a short while."
     with tempfile.TemporaryDirectory() as folder:
-        return agent.measure(RunConfig(dataset=name, episodes=episodes, seed=SEED, device="cpu"), folder, workers, untrained=True)
+        config = RunConfig(dataset=name, episodes=episodes, seed=SEED, device="cpu")
+        return agent.measure(config, folder, workers, untrained=True)
 
 
 def peak_of_growth() -> float: # MB
@@ -70,8 +72,9 @@ def row_of(bench: str, dataset: str, peak: float) -> dict:
 
 def run(options: Options) -> Iterator[Part]:
     "The benchmark."
+    few = (3, 1) if options.quick else ()
     for name in options.names(DATASETS["step"]):
-        yield "memory", [row_of("step", name, in_fresh_process(peak_of_steps, name, *((3, 1) if options.quick else ())))]
+        yield "memory", [row_of("step", name, in_fresh_process(peak_of_steps, name, *few))]
     if options.quick: return
     for name in options.names(DATASETS["base"]):
         for protocol in ("strict", "paper"):

@@ -1,7 +1,8 @@
-"""The loops that the engine replaces: one network at a time, one row of the table at a time, everything forward in every minibatch.
+"""The loops that the engine replaces: one network at a time, one row at a time, all layers forward in every minibatch.
 
-They are written as they would be with a plain `DataLoader`, without deliberate waste: rows of the network that do not learn ask for
-no gradients, the validation rows are evaluated at once, and where nothing stops early no validation is done and no weights are kept.
+They are written as they would be with a plain `DataLoader`, without deliberate waste: layers that do not learn get no
+gradients, the validation rows are evaluated at once, and where nothing stops early no validation is done and no weights
+are kept.
 """
 import copy
 
@@ -24,13 +25,13 @@ def train(
     network: DenseNetwork, # Not changed
     data: PreparedData,
     config: TrainingConfig,
-    rows: tuple[int, ...] | None = None, # Rows of the network that learn; None: all
+    learning: tuple[int, ...] | None = None, # Layers that learn; None: all
     seed: int = 0,
 ) -> DenseNetwork:
     "Train one network, the whole of it forward for every minibatch."
     torch.manual_seed(seed)  # of dropout
     network = copy.deepcopy(network)
-    for i, layer in enumerate(network.layers): layer.requires_grad_(rows is None or i in rows)
+    for i, layer in enumerate(network.layers): layer.requires_grad_(learning is None or i in learning)
     loader = DataLoader(TensorDataset(data.X_train, data.y_train), config.batch_size, shuffle=True, drop_last=True,
                         generator=torch_generator(seed, "batches"))
     optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], config.learning_rate)

@@ -1,4 +1,4 @@
-"""The similarity loss of a population, batched, against scikit-learn's routine called for one network and layer at a time."""
+"""The similarity loss of a population, batched, against scikit-learn's routine for one network and layer at a time."""
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,7 +24,7 @@ def parent() -> tuple[DenseNetwork, torch.Tensor]:
 
 
 def embeddings(network: DenseNetwork, X: torch.Tensor, widths: list[int]) -> list[list[torch.Tensor]]: # [layer][child]
-    "Hidden layers of children: the units of the parent with the largest L1 norms, every weight times its own factor in 0.9 to 1.1."
+    "Hidden layers of children: the parent's units of the largest L1 norms, every weight times a factor in 0.9 to 1.1."
     rng, layers = torch_generator(SEED, "similarity"), [[], []]
     linear = [layer.linear for layer in network.layers[:2]]
     orders = [m.weight.detach().abs().sum(1).argsort(descending=True) for m in linear]
@@ -47,7 +47,8 @@ def joint(X: np.ndarray) -> np.ndarray:
 def one_by_one(references: list[np.ndarray], layers: list[list[np.ndarray]]) -> np.ndarray: # (networks,)
     "Losses of the networks, whose layers are compared one at a time."
     divergence = lambda P, Q: 2*np.sum(P*np.log(np.maximum(P, EPSILON)/Q))
-    return np.array([sum(divergence(P, joint(Y)) for P, Y in zip(references, child, strict=True)) for child in zip(*layers, strict=True)])
+    return np.array([sum(divergence(P, joint(Y)) for P, Y in zip(references, child, strict=True))
+                     for child in zip(*layers, strict=True)])
 
 
 def measure(network: DenseNetwork, X: torch.Tensor, samples: int, networks: int, repetitions: int) -> dict:
@@ -57,10 +58,11 @@ def measure(network: DenseNetwork, X: torch.Tensor, samples: int, networks: int,
     own, layers = embeddings(network, rows, [HIDDEN]), embeddings(network, rows, widths)
     arrays, references = [[Y.numpy() for Y in layer] for layer in layers], [joint(layer[0].numpy()) for layer in own]
     loss, seconds = SimilarityLoss([layer[0] for layer in own], PERPLEXITY), ([], [])
-    loss.population(layers)                                                    # the first call makes its buffers
+    loss.population(layers)  # the first call makes its buffers
     for repetition in range(repetitions):
         say(f"similarity, {samples} rows: repetition {repetition + 1} of {repetitions}")
-        for kept, (result, taken) in zip(seconds, (timed(one_by_one, references, arrays), timed(loss.population, layers)), strict=True):
+        both = timed(one_by_one, references, arrays), timed(loss.population, layers)
+        for kept, (result, taken) in zip(seconds, both, strict=True):
             kept.append(taken)
             if kept is seconds[0]: expected = result
             else: difference = float(np.abs(result.numpy()/expected - 1).max())

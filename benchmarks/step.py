@@ -1,8 +1,9 @@
 """One environment step: fresh layers trained by the naive loop, against the engine's ways to recover.
 
-Whole episodes are played with random actions of the published menu. All variants cut the same layer of the same network to the same
-width; the walk goes on with what "refit, up to 5 epochs" made of it. Each variant keeps its own outputs of the untouched rows from
-step to step, as an episode does, so it pays for those that it needs. Accuracy is that on validation rows, the one a step is judged by.
+Whole episodes are played with random actions of the published menu. All variants cut the same layer of the same
+network to the same width; the walk goes on with what "refit, up to 5 epochs" made of it. Each variant keeps its own
+outputs of the untouched layers from step to step, as an episode does, so it pays for those that it needs. Accuracy is
+that on validation rows, the one a step is judged by.
 """
 from collections.abc import Iterator
 
@@ -19,7 +20,7 @@ from neon.published.environment import PUBLISHED_MENU, Cut, EnvConfig, make_cuts
 from neon.published.features import FeatureExtractor, probe_rows
 
 DATASETS = ("diabetes", "waveform-5000", "house_8L")
-NETWORKS, MOST_CUTS = 6, {"house_8L": 24}  # Whole episodes, as many as fit; a naive step takes 5 to 16 seconds on house_8L
+NETWORKS, MOST_CUTS = 6, {"house_8L": 24}  # Whole episodes, as many as fit; a naive step there takes 5 to 16 seconds
 FOLLOWED = "refit, up to 5 epochs"
 
 
@@ -33,7 +34,7 @@ def variants() -> dict[str, EnvConfig]:
 
 
 def random_plan(network: DenseNetwork, rng: np.random.Generator, passes: int = 4) -> list[tuple[int, int]]:
-    "The cuts (row, width) of an episode with random actions; actions that keep everything are steps without a cut."
+    "The cuts (layer, width) of an episode with random actions; actions that keep everything are steps without a cut."
     widths, plan = list(network.architecture.hidden_widths), []
     for _ in range(passes):
         for layer, width in enumerate(widths):
@@ -44,7 +45,7 @@ def random_plan(network: DenseNetwork, rng: np.random.Generator, passes: int = 4
 
 
 def choose_episodes(networks: list[DenseNetwork], most: int | None) -> list[tuple[DenseNetwork, list[tuple[int, int]]]]:
-    "Networks and what is to be done to each, in order, leaving out whole episodes that would exceed `most` cuts in all."
+    "Networks and what is to be done to each, in order, without whole episodes that would exceed `most` cuts in all."
     chosen, cuts = [], 0
     for i, network in enumerate(networks):
         plan = random_plan(network, generator(SEED, "walk", i))
@@ -53,7 +54,7 @@ def choose_episodes(networks: list[DenseNetwork], most: int | None) -> list[tupl
 
 
 class Record:
-    "CPU seconds and accuracies, step by step, of the naive loop and of each variant; and of describing the network to the agent."
+    "CPU seconds and accuracies, step by step, of the naive loop and each variant; and of the agent's maps."
 
     def __init__(self):
         self.seconds = {name: [] for name in ("naive", *variants())}
@@ -69,7 +70,8 @@ class Record:
         return 100*float(np.mean(self.accuracy[variant]) - np.mean(self.accuracy["naive"]))
 
 
-def play(network: DenseNetwork, plan: list[tuple[int, int]], data: PreparedData, record: Record) -> DenseNetwork: # Compressed
+def play(network: DenseNetwork, plan: list[tuple[int, int]], data: PreparedData,
+         record: Record) -> DenseNetwork: # Compressed
     "One episode, every step done in every way."
     configs = variants()
     states = {name: start_state(network, data, config) for name, config in configs.items()}
@@ -88,19 +90,20 @@ def play(network: DenseNetwork, plan: list[tuple[int, int]], data: PreparedData,
 
 
 def describe(features: FeatureExtractor, network: DenseNetwork, layer: int) -> dict:
-    "What the agent is shown after a cut of `row`."
+    "What the agent is shown after a cut of `layer`."
     features.update(network, layer, layer + 1)
     return features.observation(layer)
 
 
 def rows_of(name: str, record: Record) -> list[dict]:
-    "The table's rows: every variant, and the refits once more with the description of the network counted on both sides."
+    "The table's rows: every variant, and the refits once more with the agent's maps counted on both sides."
     naively, maps, rows = np.array(record.seconds["naive"]), np.array(record.maps), []
     for variant in variants():
         ours, difference = np.array(record.seconds[variant]), record.difference(variant)
         rows += comparisons("step", name, variant, naively, ours, difference)
         if variant.startswith("refit"):
-            rows += comparisons("step", name, f"{variant}, with the agent's maps", naively + maps, ours + maps, difference)
+            variant = f"{variant}, with the agent's maps"
+            rows += comparisons("step", name, variant, naively + maps, ours + maps, difference)
     return rows
 
 

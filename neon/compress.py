@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .compression.export import class_indices, compression_report, estimator_inputs, from_sklearn, is_sklearn_network, last_step
-from .compression.export import report_table, save_compressed, to_onnx, to_sklearn, with_last_step, with_scaling, with_values
+from .compression.export import class_indices, compression_report, estimator_inputs, from_sklearn
+from .compression.export import is_sklearn_network, last_step, report_table, save_compressed, to_onnx, to_sklearn
+from .compression.export import with_last_step, with_scaling, with_values
 from .compression.proposals import COSTS
 from .compression.search import SearchConfig
 from .foundations.core import Config, require, resolve_device, single_thread
@@ -35,7 +36,7 @@ class CompressConfig(Config):
     "How to compress."
     budgets: tuple[float, ...] = (1.0,)  # Permissible drops of the metric, in points, smallest first
     metric: str | Metric | Callable = "accuracy" # See `neon.methods.guard.get_metric`
-    confidence: float = 0.9              # See `neon.methods.guard.Guard`
+    confidence: float = 0.9              # Of the promise, in [0.5, 1); see `neon.methods.guard.Guard`
     prior: float | None = 1.0            # See `neon.methods.guard.Guard`
     objective: str = "parameters"        # What should be small: "parameters", "macs" or "latency"
     method: str | Callable = "search"    # Who proposes; see `find_method`
@@ -61,17 +62,18 @@ class CompressConfig(Config):
         callback: Callable[[str], None] = lambda stage: None, # Called after every stage
     ) -> MethodConfig:
         "What the method may use."
-        return MethodConfig(self.budgets, effort=self.search.effort, agent=self.agent, objective=self.objective, seed=self.seed,
-                            time_limit=self.time_limit, options={"search": self.search}, callback=callback)
+        return MethodConfig(self.budgets, effort=self.search.effort, agent=self.agent, objective=self.objective,
+                            seed=self.seed, time_limit=self.time_limit, options={"search": self.search},
+                            callback=callback)
 
     def size(
         self,
-        c: Candidate,
-    ) -> float:
+        c: Candidate, # Any
+    ) -> float:       # Parameters, multiply-accumulates or microseconds, as `objective` says
         "What should be small of a candidate."
         return c.size if self.objective == "parameters" else COSTS[self.objective](c.network.architecture)
 
-# %% ../nbs/7_doors/00_compress.ipynb #6f1216c3
+# %% ../nbs/7_doors/00_compress.ipynb #f4859e80
 _WINGS = ("neon.compression.proposals", "neon.rivals.pruners", "neon.rivals.evolution") # Where methods are registered
 
 
@@ -80,7 +82,7 @@ def all_methods() -> dict[str, Method]:
     for module in _WINGS: importlib.import_module(module)
     return METHODS
 
-
+# %% ../nbs/7_doors/00_compress.ipynb #239b4dbf
 def find_method(
     method: str | Method | Callable, # A name, a method, or a function (network, rows, guard, config) -> candidates
 ) -> Method:
@@ -97,8 +99,8 @@ class Compressed:
     guard: Guard               # Who decided
     drop: Drop                 # Of the network, on rows that did not choose it
     how: str                   # How it was found; "as it was" where nothing smaller was safe
-    tested: list[Tested]       # Which candidates the guard was asked about
-    front: list[Candidate]     # All sizes on offer, with the drop on rows of comparison
+    tested: list[Tested]       # Which candidates the guard tested
+    front: list[Candidate]     # The candidates that none betters in size and drop, from small to large
     reasons: tuple[str, ...]   # Of the agent's plan, layer by layer
     score: float               # Of the original, on the same rows as the drop (a fraction, where the metric is one)
     seconds: float             # Of the whole call, all budgets together
@@ -138,23 +140,25 @@ def explain(
     "What the agent saw at each layer, how the network was found, and why not a smaller one."
     sentences = [f"agent: {reason}" for reason in result.reasons]
     before = result.original.architecture.n_params
-    describe = lambda n, d: (f"{n.architecture}, {n.architecture.n_params:,} of {before:,} parameters, loses {d.points:.2f} points "
-                             f"(standard error {d.error:.2f}) on the guard's {d.rows} rows")
-    if result.how == "as it was": sentences.append("as it was: nothing smaller was safe; more rows or a larger budget would help")
-    else: sentences.append(f"chosen: {describe(result.network, result.drop)}; {result.how}")
+    describe = lambda n, d: (f"{n.architecture}, {n.architecture.n_params:,} of {before:,} parameters, loses "
+                             f"{d.points:.2f} points (standard error {d.error:.2f}) on the guard's {d.rows} rows")
+    as_it_was = "as it was: nothing smaller was safe; more rows or a larger budget would help"
+    chosen = f"chosen: {describe(result.network, result.drop)}; {result.how}"
+    sentences.append(as_it_was if result.how == "as it was" else chosen)
     refused = [t for t in result.tested if not t.accepted and t.candidate.size < result.network.architecture.n_params]
     return sentences + [f"refused: {describe(t.candidate.network, t.drop)}" for t in refused[:1]]
 
-# %% ../nbs/7_doors/00_compress.ipynb #a0ee1043
+# %% ../nbs/7_doors/00_compress.ipynb #6f1216c3
 def _result(verdict: Verdict, original: DenseNetwork, size: Callable[[Candidate], float], seconds: float) -> Compressed:
     "The judge's verdict in a user's terms."
     chosen, seen = verdict.chosen, [c for c in verdict.seen if c.drop is not None]
     tested = [replace(t.candidate, drop=t.drop) for t in verdict.tested]
     reasons = next((c.reasons for c in verdict.seen if c.reasons), ())
-    return Compressed(chosen.candidate.network, original, verdict.guard, chosen.drop, chosen.candidate.how, verdict.tested,
-                      size_front(seen or tested, size), reasons, chosen.score, seconds)
+    small, shown = chosen.candidate, size_front(seen or tested, size)
+    return Compressed(small.network, original, verdict.guard, chosen.drop, small.how, verdict.tested, shown, reasons,
+                      chosen.score, seconds)
 
-
+# %% ../nbs/7_doors/00_compress.ipynb #a0ee1043
 def compress_rows(
     network: DenseNetwork, # Any; not changed
     rows: Rows,            # To fit, to compare on, and for the guard
@@ -165,11 +169,12 @@ def compress_rows(
     method, start = find_method(config.method), time.monotonic()
     with single_thread(), tqdm(total=4 + config.search.rounds + 3, desc="compress", disable=not progress) as bar:
         def callback(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
-        network = fold_norms(network.to(rows.fit.x.device))
-        verdicts = compress_with(method, network, rows, config.guard(config.budgets[0]), config.means(callback), config.size)
-    return [_result(v, network, config.size, time.monotonic() - start) for v in verdicts]
+        network, guard = fold_norms(network.to(rows.fit.x.device)), config.guard(config.budgets[0])
+        verdicts = compress_with(method, network, rows, guard, config.means(callback), config.size)
+    seconds = time.monotonic() - start
+    return [_result(v, network, config.size, seconds) for v in verdicts]
 
-# %% ../nbs/7_doors/00_compress.ipynb #49fc6db6
+# %% ../nbs/7_doors/00_compress.ipynb #65de3454
 @dataclass(frozen=True)
 class _Given:
     "What went in, as a network, and how its rows and labels are read."
@@ -184,9 +189,11 @@ class _Given:
         "Rows as the network takes them."
         if self.estimator is not None: return estimator_inputs(self.estimator, X)
         x = torch.as_tensor(X if isinstance(X, Tensor) else np.asarray(X)).float()
-        n = self.network.architecture.n_inputs
-        require(x.dim() == 2 and x.shape[1] == n, f"the network takes rows of {n} features, got an array of shape {tuple(x.shape)}")
-        require(bool(torch.isfinite(x).all()), "X has values that are missing or not finite; the network is given what it was trained on")
+        n, shape = self.network.architecture.n_inputs, tuple(x.shape)
+        require(x.dim() == 2 and x.shape[1] == n,
+                f"the network takes rows of {n} features, got an array of shape {shape}")
+        require(bool(torch.isfinite(x).all()),
+                "X has values that are missing or not finite; the network is given what it was trained on")
         return x
 
     def targets(self, y) -> Tensor:
@@ -198,7 +205,7 @@ class _Given:
         require(values.shape[1] == n, f"the network gives {n} values per row, y has {values.shape[1]}")
         return values
 
-
+# %% ../nbs/7_doors/00_compress.ipynb #7f057c14
 def _understand(network, y, classes: Sequence | None) -> _Given:
     "Network, task and labels of whatever went in."
     last = last_step(network)
@@ -206,18 +213,19 @@ def _understand(network, y, classes: Sequence | None) -> _Given:
         labels = getattr(last, "classes_", None)
         task = Task("values") if labels is None else Task("classes", tuple(labels.tolist()))
         return _Given(from_sklearn(last), task, network)
-    require(isinstance(network, nn.Module), "give a torch module, a fitted MLPClassifier or MLPRegressor, or a pipeline that ends in one; "
-            f"got {type(network).__name__}")
+    require(isinstance(network, nn.Module), "give a torch module, a fitted MLPClassifier or MLPRegressor, or a "
+            f"pipeline that ends in one; got {type(network).__name__}")
     parsed, y = parse_network(network), y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     n = parsed.architecture.n_outputs
     values = n == 1 or y.dtype.kind == "f" and not np.array_equal(y, np.round(y))
     if classes is None and values: return _Given(parsed, Task("values"))
     numbered = y.dtype.kind in "iu" and 0 <= y.min() <= y.max() < n
     if classes is None: classes = range(n) if numbered else np.unique(y).tolist()
-    require(len(classes) == n, f"the network has {n} outputs, y has {len(classes)} classes; name all, in order, with classes=")
+    require(len(classes) == n,
+            f"the network has {n} outputs, y has {len(classes)} classes; name all, in order, with classes=")
     return _Given(parsed, Task("classes", tuple(classes)))
 
-# %% ../nbs/7_doors/00_compress.ipynb #65de3454
+# %% ../nbs/7_doors/00_compress.ipynb #a4a32395
 @dataclass(frozen=True)
 class _Space:
     "Features, and the values of a regression, brought to mean 0 and deviation 1."
@@ -240,36 +248,61 @@ class _Space:
         network = with_scaling(network, self.mean, self.scale)
         return network if self.y_mean is None else with_values(network, self.y_mean, self.y_scale)
 
-
+# %% ../nbs/7_doors/00_compress.ipynb #d2278a18
 def _space(x: Tensor, y: Tensor) -> _Space:
     "The space in which these rows have mean 0 and deviation 1; constant columns stay as they are."
     deviation = lambda v: torch.where((s := v.std(0, correction=0)) > 1e-6*(1 + v.abs().mean(0)), s, 1.0)
     if not y.dtype.is_floating_point: return _Space(x.mean(0), deviation(x))
     return _Space(x.mean(0), deviation(x), y.mean(0), deviation(y))
 
+# %% ../nbs/7_doors/00_compress.ipynb #f74826de
+def _divided(given: _Given, X, y, validation: tuple | None, device, seed: int) -> tuple[Rows, _Space]:
+    "Rows for the three purposes, on the device and in the space of the rows to fit."
+    x, target = given.features(X), given.targets(y)
+    held = None if validation is None else (given.features(validation[0]), given.targets(validation[1]))
+    require(len(x) == len(target), f"X has {len(x)} rows, y has {len(target)}")
+    space = _space(x, target)
+    place = lambda rows: tuple(v.to(device) for v in space.rows(*rows))
+    return hold_out(*place((x, target)), held and place(held), seed=seed), space
+
+# %% ../nbs/7_doors/00_compress.ipynb #1b8cedd4
+def _turned_back(result: Compressed, given: _Given, space: _Space) -> Compressed:
+    "A result whose networks take rows as they came, and whose estimator is of the type that went in."
+    as_it_was, estimator = result.how == "as it was", given.estimator
+    small = fold_norms(given.network) if as_it_was else space.back(result.network.cpu())
+    if estimator is not None and not as_it_was:
+        estimator = with_last_step(estimator, to_sklearn(small, last_step(estimator)))
+    front = [replace(c, network=space.back(c.network.cpu())) for c in result.front]
+    return replace(result, network=small, original=fold_norms(given.network), front=front, estimator=estimator,
+                   classes=given.classes)
+
 # %% ../nbs/7_doors/00_compress.ipynb #3f023db8
 FRONT = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0) # Budgets of a front, in points
 
 
 def compress(
-    network,                         # torch module (a dense chain), fitted MLPClassifier or MLPRegressor, or a pipeline that ends in one
-    X,                               # (n, features) as the network takes them: array, tensor or table; rows to fit
+    network,                         # Torch module (a chain of dense layers), fitted MLPClassifier or MLPRegressor of
+                                     # scikit-learn, or a pipeline that ends in one; not changed
+    X,                               # (n, features) rows to fit, as the network takes them: array, tensor or table
     y,                               # (n,) labels of any kind, or (n,) or (n, outputs) values
-    budget: float = 1.0,             # Permissible drop of the metric, in points (hundredths)
+    budget: float = 1.0,             # Permissible drop of the metric, in points (hundredths of it), at least 0
     *,
-    validation: tuple | None = None, # X and y that the network was not trained on; None: a part of the rows is kept
-    metric: str | Callable | None = None, # "accuracy", "balanced_accuracy", "auc", "log_loss", "r2", a scorer of scikit-learn by name, or a
-                                     # function of targets and outputs; None: accuracy, or r2
-    method: str | Callable = "search", # Who proposes: a name (see `all_methods`), or a function (network, rows, guard, config) -> candidates
-    confidence: float = 0.9,         # Of the promise, see `neon.methods.guard.Guard`
-    objective: str = "parameters",   # What should be small: "parameters", "macs" or "latency"
-    classes: Sequence | None = None, # Labels in the order of the outputs; None: 0, 1, ..., or in sorted order, or the estimator's
-    time_limit: float | None = None, # Seconds after which nothing new is begun
+    validation: tuple | None = None, # (X, y) that the network was not trained on; None: 30 % of the rows are kept apart
+    metric: str | Callable | None = None, # What may drop: "accuracy", "balanced_accuracy", "auc", "log_loss", "r2", a
+                                     # scorer of scikit-learn by name (such as "f1"), or a function of targets and
+                                     # outputs (see `get_metric`); None: accuracy for labels, r2 for values
+    method: str | Callable = "search", # Who proposes: a name (see `all_methods`), or a function (network, rows, guard,
+                                     # config) -> candidates
+    confidence: float = 0.9,         # Of the promise, in [0.5, 1); see `neon.methods.guard.Guard`
+    objective: str = "parameters",   # What should be small: "parameters", "macs" or (estimated) "latency"
+    classes: Sequence | None = None, # Labels in the order of the outputs; None: the estimator's; else 0, 1, ..., or
+                                     # those in y, sorted
+    time_limit: float | None = None, # Seconds, above 0, after which no new round begins; None: no limit
     front: bool = False,             # Also for the budgets of `FRONT`, in one call?
-    agent: str | None = "generic",   # Agent that plans, by name or path; None: none
-    search: SearchConfig | None = None, # How thoroughly to search; None: the defaults
-    random_state: int = 0,
-    device: str = "cpu",             # "auto", "cpu" or "cuda"
+    agent: str | None = "generic",   # Agent that plans, by name or path, for methods that plan; None: no plan
+    search: SearchConfig | None = None, # How thorough the method "search" is; None: `SearchConfig()`
+    random_state: int = 0,           # Seed of everything random, at least 0: the same seed gives the same network
+    device: str = "cpu",             # Where candidates train: "auto", "cpu" or "cuda"
     progress: bool = False,          # Show a progress bar?
 ) -> Compressed | list[Compressed]:  # With `front`, one result per budget, the smallest budget first
     "The smallest network found whose score stays within the budget."
@@ -277,21 +310,7 @@ def compress(
     budgets = tuple(sorted({*FRONT, float(budget)})) if front else (float(budget),)
     config = CompressConfig(budgets, metric or given.task.metric, confidence, objective=objective, method=method,
                             agent=agent, search=search or SearchConfig(), time_limit=time_limit, seed=random_state)
-    x, target = given.features(X), given.targets(y)
-    held = None if validation is None else (given.features(validation[0]), given.targets(validation[1]))
-    require(len(x) == len(target), f"X has {len(x)} rows, y has {len(target)}")
-    space = _space(x, target)
-    place = lambda rows: tuple(v.to(device) for v in space.rows(*rows))
-    rows = hold_out(*place((x, target)), held and place(held), seed=random_state)
+    rows, space = _divided(given, X, y, validation, device, random_state)
     found = compress_rows(space.into(given.network), rows, config, progress=progress)
     results = [_turned_back(result, given, space) for result in found]
     return results if front else results[0]
-
-
-def _turned_back(result: Compressed, given: _Given, space: _Space) -> Compressed:
-    "A result whose networks take rows as they came, and whose estimator is of the type that went in."
-    as_it_was, estimator = result.how == "as it was", given.estimator
-    small = fold_norms(given.network) if as_it_was else space.back(result.network.cpu())
-    if estimator is not None and not as_it_was: estimator = with_last_step(estimator, to_sklearn(small, last_step(estimator)))
-    offers = [replace(c, network=space.back(c.network.cpu())) for c in result.front]
-    return replace(result, network=small, original=fold_norms(given.network), front=offers, estimator=estimator, classes=given.classes)

@@ -28,23 +28,37 @@ from .foundations.networks import Architecture, DenseNetwork, Layer, build_netwo
 from .compression.search import SearchConfig
 from .foundations.training import AnnealConfig, anneal, predict, train_networks
 
-# %% ../nbs/7_doors/01_estimators.ipynb #b8486031
+# %% ../nbs/7_doors/01_estimators.ipynb #b9759c28
 def _architecture(n_inputs: int, hidden: Sequence[int], n_outputs: int) -> Architecture:
     "Rectifier units in all hidden layers."
     return Architecture(n_inputs, (*(Layer(int(width)) for width in np.ravel(hidden)), Layer(n_outputs, "identity")))
 
 
-def train_classifier(rows: Rows, n_classes: int, hidden: Sequence[int], max_epochs: int, seed: int) -> DenseNetwork:
+def train_classifier(
+    rows: Rows,            # Learns from its rows to fit, stops by its rows of comparison; these may be none
+    n_classes: int,        # Outputs
+    hidden: Sequence[int], # Widths of the hidden layers, at least 1 each
+    max_epochs: int,       # Epochs of training, at least 1
+    seed: int,             # Of the weights and of the order of the rows
+) -> DenseNetwork:
     "A network that stopped early; where there are no rows to compare on, one trained to the end."
-    config = PROTOCOLS["strict"].base_training.replace(epochs=max_epochs, patience=10 if len(rows.compare.x) else None)
-    network = build_network(_architecture(rows.fit.x.shape[1], hidden, n_classes), torch_generator(seed, "weights")).to(rows.fit.x.device)
+    patience = 10 if len(rows.compare.x) else None
+    config = PROTOCOLS["strict"].base_training.replace(epochs=max_epochs, patience=patience)
+    architecture = _architecture(rows.fit.x.shape[1], hidden, n_classes)
+    network = build_network(architecture, torch_generator(seed, "weights")).to(rows.fit.x.device)
     compare = rows.compare if len(rows.compare.x) else rows.fit
     return train_networks([network], *rows.fit, *compare, config, seed)[0].network
 
-
-def train_regressor(rows: Rows, hidden: Sequence[int], max_epochs: int, seed: int) -> DenseNetwork:
+# %% ../nbs/7_doors/01_estimators.ipynb #bfa67b9a
+def train_regressor(
+    rows: Rows,            # Learns from its rows to fit, chooses by its rows of comparison; these may be none
+    hidden: Sequence[int], # Widths of the hidden layers, at least 1 each
+    max_epochs: int,       # Epochs of training, at least 1
+    seed: int,             # Of the weights and of the order of the rows
+) -> DenseNetwork:
     "The best of three durations of training; where there are no rows to compare on, the middle one."
-    network = build_network(_architecture(rows.fit.x.shape[1], hidden, rows.fit.y.shape[1]), torch_generator(seed, "weights")).to(rows.fit.x.device)
+    architecture = _architecture(rows.fit.x.shape[1], hidden, rows.fit.y.shape[1])
+    network = build_network(architecture, torch_generator(seed, "weights")).to(rows.fit.x.device)
     usual, most = 15*len(rows.fit.x)**0.5, max(1, max_epochs*len(rows.fit.x)//64)
     longest = [min(most, round(factor*usual) + 30) for factor in ((1/3, 1, 3) if len(rows.compare.x) else (1,))]
     configs = [AnnealConfig(updates, 64, 3e-3, max(1, updates//20), "squared") for updates in longest]
@@ -52,24 +66,37 @@ def train_regressor(rows: Rows, hidden: Sequence[int], max_epochs: int, seed: in
     error = lambda n: float((predict(n, rows.compare.x) - rows.compare.y).square().mean())
     return min(trained, key=error) if len(trained) > 1 else trained[0]
 
-# %% ../nbs/7_doors/01_estimators.ipynb #b9759c28
+# %% ../nbs/7_doors/01_estimators.ipynb #e00f1247
+def _nonzero(scale: np.ndarray) -> np.ndarray:
+    "Deviations, 1 where a column is constant."
+    return np.where(scale > 1e-12*np.maximum(1, scale.max(initial=0)), scale, 1.0)
+
+# %% ../nbs/7_doors/01_estimators.ipynb #37518344
 def _split(x: Tensor, y: Tensor, share: float, seed: int) -> tuple[Rows, bool]:
     "Rows for the three purposes, and whether there were enough; where not, all are there to fit."
     try: return hold_out(x, y, None, share, seed), True
     except NeonError: return Rows(Part(x, y), Part(x[:0], y[:0]), Part(x[:0], y[:0])), False
 
-
+# %% ../nbs/7_doors/01_estimators.ipynb #4678893c
 def _as_network(given) -> DenseNetwork:
     "A network from what a user may call one."
     while type(given).__name__ == "FrozenEstimator": given = given.estimator
     kind = type(given).__name__
-    require(not isinstance(given, Pipeline), "network is a pipeline; use its last step here, and put this estimator in its place")
+    require(not isinstance(given, Pipeline),
+            "network is a pipeline; use its last step here, and put this estimator in its place")
     if is_sklearn_network(given):
-        require(hasattr(given, "coefs_"), f"network is an {kind} that is not fitted; scikit-learn unfits parameters when it copies an "
-                "estimator, so give sklearn.frozen.FrozenEstimator(network)")
+        require(hasattr(given, "coefs_"), f"network is an {kind} that is not fitted; scikit-learn unfits parameters "
+                "when it copies an estimator, so give sklearn.frozen.FrozenEstimator(network)")
         return from_sklearn(given)
-    require(isinstance(given, nn.Module), f"network must be a torch module or a fitted MLPClassifier or MLPRegressor, got {kind}")
+    require(isinstance(given, nn.Module),
+            f"network must be a torch module or a fitted MLPClassifier or MLPRegressor, got {kind}")
     return parse_network(given)
+
+# %% ../nbs/7_doors/01_estimators.ipynb #d7e5463a
+def _check_inputs(network: DenseNetwork, n_features: int) -> None:
+    "A network that is given takes the features there are."
+    n = network.architecture.n_inputs
+    require(n == n_features, f"the network takes {n} features, X has {n_features}")
 
 # %% ../nbs/7_doors/01_estimators.ipynb #accdc3a4
 class _Parameters(BaseEstimator):
@@ -77,19 +104,19 @@ class _Parameters(BaseEstimator):
 
     def __init__(
         self,
-        network=None,                       # Compress this one: torch module, fitted MLPClassifier or MLPRegressor; None: train one
-        hidden_layer_sizes=(100, 100),      # Of the network to train
-        budget=1.0,                         # Permissible drop of the metric, in points (hundredths), >= 0
-        metric=None,                        # See `neon.methods.guard.METRICS`; None: accuracy, or r2
-        confidence=0.9,                     # Of the promise; see `neon.methods.guard.Guard`
-        objective="parameters",             # What should be small: "parameters", "macs" or "latency"
-        agent="generic",                    # Agent that plans, by name or path; None: no plan, search only
-        time_limit=None,                    # Seconds after which compression starts nothing new; None: none
-        max_epochs=100,                     # Of the network to train
-        validation_fraction=0.25,           # Share of the rows kept to compare on and for the guard
-        effort=1.0,                         # Factor on the updates of the search
-        random_state=None,                  # Seed, generator, or None: another one each time
-        device="cpu",                       # "auto", "cpu" or "cuda"
+        network=None,                  # Torch module, or fitted MLPClassifier or MLPRegressor; None: one is trained
+        hidden_layer_sizes=(100, 100), # Of the network to train, at least 1 each
+        budget=1.0,                    # Permissible drop of the metric, in points (hundredths), >= 0
+        metric=None,                   # See `neon.methods.guard.get_metric`; None: accuracy, or r2
+        confidence=0.9,                # Of the promise, in [0.5, 1); see `neon.methods.guard.Guard`
+        objective="parameters",        # What should be small: "parameters", "macs" or "latency"
+        agent="generic",               # Agent that plans, by name or path; None: no plan, search only
+        time_limit=None,               # Seconds, above 0, after which compression starts nothing new; None: none
+        max_epochs=100,                # Of the network to train, at least 1
+        validation_fraction=0.25,      # Share of the rows kept to compare on and for the guard, in (0, 1)
+        effort=1.0,                    # Factor on the updates of the search, above 0
+        random_state=None,             # Seed, generator, or None: another one each time
+        device="cpu",                  # "auto", "cpu" or "cuda"
     ):
         self.network, self.hidden_layer_sizes, self.budget, self.metric = network, hidden_layer_sizes, budget, metric
         self.confidence, self.objective, self.agent, self.time_limit = confidence, objective, agent, time_limit
@@ -98,11 +125,12 @@ class _Parameters(BaseEstimator):
 
     def _config(self, seed: int) -> CompressConfig:
         "Settings of the compression; wrong ones are refused here, before anything is trained."
-        require(0 < self.validation_fraction < 1, f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
+        require(0 < self.validation_fraction < 1,
+                f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
         require(self.max_epochs >= 1, f"max_epochs must be at least 1, got {self.max_epochs}")
-        return CompressConfig(budgets=(float(self.budget),), metric=self.metric or self._metric, confidence=self.confidence,
-                              objective=self.objective, agent=self.agent, search=SearchConfig(effort=self.effort),
-                              time_limit=self.time_limit, seed=seed)
+        return CompressConfig(budgets=(float(self.budget),), metric=self.metric or self._metric,
+                              confidence=self.confidence, objective=self.objective, agent=self.agent,
+                              search=SearchConfig(effort=self.effort), time_limit=self.time_limit, seed=seed)
 
     def _seed(self) -> int:
         "An integer from `random_state`."
@@ -120,7 +148,8 @@ class _NeonEstimator(_Parameters):
         self.mean_, self.scale_ = X.mean(0), _nonzero(X.std(0))
         given = None if self.network is None else self._translated(_as_network(self.network)).to(device)
         rows, enough = _split(self._rows(X).to(device), y.to(device), self.validation_fraction, seed)
-        if not enough: warnings.warn(f"{len(X)} rows are too few to compress a network; it is kept as it was", stacklevel=3)
+        if not enough:
+            warnings.warn(f"{len(X)} rows are too few to compress a network; it is kept as it was", stacklevel=3)
         network = self._train(rows, seed) if given is None else given
         self.result_ = compress_rows(network, rows, config)[0] if enough else None
         self.network_ = copy.deepcopy(self.result_.network if enough else network).cpu().eval()
@@ -141,17 +170,27 @@ class _NeonEstimator(_Parameters):
         self,
         path: str | Path, # Of the file
     ) -> None:
-        "Write the network in ONNX format: it takes raw features, and returns probabilities or values (see `neon.compression.export.to_onnx`)."
+        "Write the network in ONNX format: it takes raw features, and returns probabilities or values."
         facts = {"classes": self.classes_.tolist()} if hasattr(self, "classes_") else {}
         if hasattr(self, "feature_names_in_"): facts["features"] = list(self.feature_names_in_)
         to_onnx(self.raw_network(), path, probabilities=hasattr(self, "classes_"), **facts)
 
+# %% ../nbs/7_doors/01_estimators.ipynb #85530b1f
+def _class_labels(given, y: np.ndarray) -> np.ndarray:
+    "The labels, in the order of the outputs of the network that is given, if one is."
+    found = np.unique(y)
+    while type(given).__name__ == "FrozenEstimator": given = given.estimator
+    if given is not None and hasattr(given, "classes_"): return np.asarray(given.classes_)
+    if len(found) < 2:
+        raise NeonError(f"NeonClassifier needs at least two classes, but the data hold one class only: {found[0]!r}")
+    if given is None: return found
+    n = _as_network(given).architecture.n_outputs
+    whole = np.issubdtype(found.dtype, np.integer)
+    if len(found) < n and whole and 0 <= found[0] and found[-1] < n: return np.arange(n)
+    require(len(found) == n, f"the network has {n} outputs, the data {len(found)} classes")
+    return found
 
-def _nonzero(scale: np.ndarray) -> np.ndarray:
-    "Deviations, 1 where a column is constant."
-    return np.where(scale > 1e-12*np.maximum(1, scale.max(initial=0)), scale, 1.0)
-
-# %% ../nbs/7_doors/01_estimators.ipynb #665bf60b
+# %% ../nbs/7_doors/01_estimators.ipynb #b8486031
 class NeonClassifier(ClassifierMixin, _NeonEstimator):
     "A classifier that is a small dense network."
     _metric = "accuracy"
@@ -159,20 +198,8 @@ class NeonClassifier(ClassifierMixin, _NeonEstimator):
     def fit(self, X, y):
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
-        self.classes_ = self._classes(y)
+        self.classes_ = _class_labels(self.network, y)
         return self._compress(X, class_indices(self.classes_, y))
-
-    def _classes(self, y: np.ndarray) -> np.ndarray:
-        "The labels, in the order of the outputs."
-        given, found = self.network, np.unique(y)
-        while type(given).__name__ == "FrozenEstimator": given = given.estimator
-        if given is not None and hasattr(given, "classes_"): return np.asarray(given.classes_)
-        if len(found) < 2: raise NeonError(f"NeonClassifier needs at least two classes, but the data hold one class only: {found[0]!r}")
-        if given is None: return found
-        n = _as_network(given).architecture.n_outputs
-        if len(found) < n and np.issubdtype(found.dtype, np.integer) and 0 <= found[0] and found[-1] < n: return np.arange(n)
-        require(len(found) == n, f"the network has {n} outputs, the data {len(found)} classes")
-        return found
 
     def _train(self, rows: Rows, seed: int) -> DenseNetwork:
         return train_classifier(rows, len(self.classes_), self.hidden_layer_sizes, self.max_epochs, seed)
@@ -200,11 +227,6 @@ class NeonClassifier(ClassifierMixin, _NeonEstimator):
         "The network, on features as they come."
         check_is_fitted(self)
         return with_scaling(self.network_, self.mean_, self.scale_)
-
-
-def _check_inputs(network: DenseNetwork, n_features: int) -> None:
-    n = network.architecture.n_inputs
-    require(n == n_features, f"the network takes {n} features, X has {n_features}")
 
 # %% ../nbs/7_doors/01_estimators.ipynb #61f99a27
 class NeonRegressor(RegressorMixin, _NeonEstimator):

@@ -4,7 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"): os.environ.setdefault(_name, "1")  # inherited by the processes that tests start
+# Inherited by the processes that tests start
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"): os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np
@@ -35,5 +36,6 @@ def root() -> Path:
 def notebooks() -> dict[str, dict]:
     "Every notebook: its path below nbs/ -> its content, in reading order."
     nbs = ROOT / "nbs"
-    paths = sorted(p for p in nbs.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(nbs).parts))
+    hidden = lambda path: any(part.startswith((".", "_")) for part in path.relative_to(nbs).parts)
+    paths = sorted(p for p in nbs.rglob("*.ipynb") if not hidden(p))
     return {p.relative_to(nbs).as_posix(): json.loads(p.read_text(encoding="utf-8")) for p in paths}

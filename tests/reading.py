@@ -1,4 +1,4 @@
-"How a notebook reads, in numbers: `python tests/reading.py` prints a line per notebook; tests/test_docs.py holds the totals to their bounds."
+"How a notebook reads, in numbers: `python tests/reading.py` prints a line per notebook."
 import ast
 import json
 import re
@@ -30,23 +30,27 @@ def definitions(tree: ast.Module) -> list[ast.stmt]:
 def uncommented(code: str) -> list[str]:
     "Parameters of public functions and methods, and fields of public dataclasses, on whose line there is no comment."
     lines, found = code.splitlines(), []
-    commented = lambda node: "#" in re.sub(r"\"[^\"]*\"|'[^']*'", "", lines[node.lineno - 1]) or "#" in lines[node.end_lineno - 1]
+    unquoted = lambda line: re.sub(r"\"[^\"]*\"|'[^']*'", "", line)
+    commented = lambda node: "#" in unquoted(lines[node.lineno - 1]) or "#" in lines[node.end_lineno - 1]
     for node in definitions(ast.parse(code)):
         if node.name.startswith("_"): continue
-        functions = [node] if not isinstance(node, ast.ClassDef) else [m for m in node.body if isinstance(m, ast.FunctionDef)]
-        for f in functions:
+        methods = [m for m in node.body if isinstance(m, ast.FunctionDef)]
+        for f in methods if isinstance(node, ast.ClassDef) else [node]:
             if f.name in OVERRIDES or (f.name.startswith("_") and f.name != "__init__"): continue
-            every = [*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs, *filter(None, (f.args.vararg, f.args.kwarg))]
-            found += [f"{node.name}.{f.name}({a.arg})" for a in every if a.arg not in ("self", "cls") and not commented(a)]
+            a = f.args
+            every = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+            found += [f"{node.name}.{f.name}({p.arg})" for p in every
+                      if p.arg not in ("self", "cls") and not commented(p)]
         if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
-            found += [f"{node.name}.{n.target.id}" for n in node.body if isinstance(n, ast.AnnAssign) and not commented(n)]
+            fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+            found += [f"{node.name}.{n.target.id}" for n in fields if not commented(n)]
     return found
 
 
 def n_parameters(code: str) -> int:
     "How many of those there are."
-    return len(uncommented("\n".join(line.split("#")[0].rstrip() if '"' not in line else re.sub(r"\s#\s[^\"]*$", "", line)
-                                     for line in code.splitlines())))
+    bare = lambda line: line.split("#")[0].rstrip() if '"' not in line else re.sub(r"\s#\s[^\"]*$", "", line)
+    return len(uncommented("\n".join(bare(line) for line in code.splitlines())))
 
 
 @dataclass
@@ -57,7 +61,7 @@ class Reading:
     parameters: int = 0                                 # Public parameters
     bare: list[str] = field(default_factory=list)       # Those without a comment
     long: list[str] = field(default_factory=list)       # Code lines over 120 characters
-    unseen: list[str] = field(default_factory=list)     # Sections that end with an export, without a visible run after it
+    unseen: list[str] = field(default_factory=list)     # Sections that end with an export and no visible run after it
     pictures: int = 0
 
     def __add__(self, other: "Reading") -> "Reading":
@@ -70,9 +74,10 @@ class Reading:
     def share_several(self) -> float: return len(self.several)/max(1, len(self.lines))
 
     def __str__(self) -> str:
-        return (f"{len(self.lines):3d} exported cells, median {self.median:4.1f} lines, longest {max(self.lines, default=0):2d}, "
-                f"{self.share_several:4.0%} with several definitions; {len(self.bare):3d} of {self.parameters:3d} parameters bare; "
-                f"{len(self.long):3d} long lines; {len(self.unseen):2d} sections without a run; {self.pictures} pictures")
+        return (f"{len(self.lines):3d} exported cells, median {self.median:4.1f} lines, "
+                f"longest {max(self.lines, default=0):2d}, {self.share_several:4.0%} with several definitions; "
+                f"{len(self.bare):3d} of {self.parameters:3d} parameters bare; {len(self.long):3d} long lines; "
+                f"{len(self.unseen):2d} sections without a run; {self.pictures} pictures")
 
 
 def read(notebook: dict) -> Reading:
@@ -114,7 +119,8 @@ def main(paths: list[str]) -> None:
         total += found
         print(f"{file.parent.name}/{file.stem:22s} {found}")
         if not paths: continue
-        for what, items in (("several", found.several), ("bare", found.bare), ("long", found.long), ("no run", found.unseen)):
+        for what, items in (("several", found.several), ("bare", found.bare), ("long", found.long),
+                            ("no run", found.unseen)):
             for item in items: print(f"    {what}: {item}")
     print(f"{'all':22s} {total}")
 

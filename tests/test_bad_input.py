@@ -1,6 +1,6 @@
-"""Bad input, all of it in one place: what is wrong, and the message that says so. Nothing is begun, nothing is left half-written.
+"""Bad input, all of it in one place: what is wrong, and the message that says so. Nothing is begun, or left half-done.
 
-The table names every kind of mistake that Neon promises to answer clearly; other tests look at some of them more closely.
+The table names every mistake that Neon promises to answer clearly; other tests look at some of them more closely.
 """
 import contextlib
 import json
@@ -26,7 +26,8 @@ from neon.published.runs import RunConfig, open_run
 def table(n: int = 40, **columns) -> tuple[pd.DataFrame, np.ndarray]:
     "Two features and two classes, with some columns put in place."
     rng = np.random.default_rng(0)
-    return pd.DataFrame({"size": rng.normal(size=n), "weight": rng.normal(size=n), **columns}), np.resize(["no", "yes"], n)
+    X = pd.DataFrame({"size": rng.normal(size=n), "weight": rng.normal(size=n), **columns})
+    return X, np.resize(["no", "yes"], n)
 
 
 def with_value(value, row: int = 3) -> np.ndarray:
@@ -40,7 +41,8 @@ def csv(folder: Path, X: pd.DataFrame, y) -> Path:
     return folder/"mine.csv"
 
 
-def small(n_inputs: int = 4, n_outputs: int = 3): return build_network(Architecture(n_inputs, (Layer(5), Layer(n_outputs, "identity"))))
+def small(n_inputs: int = 4, n_outputs: int = 3):
+    return build_network(Architecture(n_inputs, (Layer(5), Layer(n_outputs, "identity"))))
 
 
 def saved(folder: Path, change=lambda path: None) -> Path:
@@ -98,39 +100,53 @@ BAD = {
     "fewer rows than the split needs": (lambda p: prepare(as_dataset(*table(8))),
                                         "8 rows are too few for the split: .* at least 2"),
     # Networks
-    "inputs that do not fit": (lambda p: PruningEnv([small(5)], prepare("iris")), "network 0 takes 5 inputs, but iris has 4 features"),
-    "outputs that do not fit": (lambda p: PruningEnv([small(4, 2)], prepare("iris")), "network 0 has 2 outputs, but iris has 3 classes"),
-    "nothing to compress": (lambda p: PruningEnv([build_network(Architecture(4, (Layer(3, "identity"),)))], prepare("iris")),
-                            "network 0 has no hidden layer to compress"),
-    "a layer that is not dense": (lambda p: parse_network(nn.Sequential(nn.Conv1d(1, 1, 3), nn.ReLU(), nn.Linear(4, 2))),
-                                  "layer '0' .Conv1d. is not a dense layer, norm or activation"),
+    "inputs that do not fit": (lambda p: PruningEnv([small(5)], prepare("iris")),
+                               "network 0 takes 5 inputs, but iris has 4 features"),
+    "outputs that do not fit": (lambda p: PruningEnv([small(4, 2)], prepare("iris")),
+                                "network 0 has 2 outputs, but iris has 3 classes"),
+    "nothing to compress": (
+        lambda p: PruningEnv([build_network(Architecture(4, (Layer(3, "identity"),)))], prepare("iris")),
+        "network 0 has no hidden layer to compress"),
+    "a layer that is not dense": (
+        lambda p: parse_network(nn.Sequential(nn.Conv1d(1, 1, 3), nn.ReLU(), nn.Linear(4, 2))),
+        "layer '0' .Conv1d. is not a dense layer, norm or activation"),
     "layers that branch": (lambda p: parse_network(Residual()), "layer 'add' .* does not simply follow|layer 'add'"),
     "no dense layer at all": (lambda p: parse_network(nn.Sequential(nn.Flatten())), "the network has no linear layer"),
     # Checkpoints
     "no checkpoint": (lambda p: load_network(p/"net"), "net.json does not exist"),
     "checkpoint without weights": (lambda p: load_network(saved(p, Path.unlink)), "net.safetensors does not exist"),
-    "truncated checkpoint": (lambda p: load_network(saved(p, truncate)), "net.safetensors does not hold the weights of a 4-5-3 network"),
-    "foreign checkpoint": (lambda p: load_network(saved(p, lambda f: torch.save({"w": torch.ones(2)}, f))), "does not hold the weights"),
+    "truncated checkpoint": (lambda p: load_network(saved(p, truncate)),
+                             "net.safetensors does not hold the weights of a 4-5-3 network"),
+    "foreign checkpoint": (lambda p: load_network(saved(p, lambda f: torch.save({"w": torch.ones(2)}, f))),
+                           "does not hold the weights"),
     "checkpoint of another network": (lambda p: load_network(saved(p, lambda f: shutil.copy(saved_twin(p), f))),
                                       "does not hold the weights"),
     "description that is not one": (lambda p: load_network(saved(p, lambda f: f.with_suffix(".json").write_text("{}"))),
                                     "net.json does not describe a network: no 'architecture'"),
-    "description cut off": (lambda p: load_network(saved(p, lambda f: truncate(f.with_suffix(".json")))), "net.json is not JSON"),
+    "description cut off": (lambda p: load_network(saved(p, lambda f: truncate(f.with_suffix(".json")))),
+                            "net.json is not JSON"),
     "no agent": (lambda p: load_agent(p/"agent.safetensors"), "agent.safetensors does not exist"),
     "truncated agent": (lambda p: load_agent(saved_agent(p, truncate)), "agent.safetensors does not hold an agent"),
-    "foreign agent": (lambda p: load_agent(saved_agent(p, lambda f: f.write_text("hello"))), "agent.safetensors does not hold an agent"),
-    "a network instead of an agent": (lambda p: load_agent(saved(p).with_suffix(".safetensors")), "does not hold an agent"),
+    "foreign agent": (lambda p: load_agent(saved_agent(p, lambda f: f.write_text("hello"))),
+                      "agent.safetensors does not hold an agent"),
+    "a network instead of an agent": (lambda p: load_agent(saved(p).with_suffix(".safetensors")),
+                                      "does not hold an agent"),
     "checkpoint of the original, not one": (lambda p: read_checkpoint(written(p/"net.pt", b"hello")), "net.pt"),
     "checkpoint of the original that asks for code": (lambda p: read_checkpoint(written(p/"net.pt", MALICE)), "net.pt"),
     # Settings
-    "budget below zero": (lambda p: RunConfig(budget=-1.0), "a budget is a drop in percentage points, at least 0, got -1.0"),
-    "budget below zero, environment": (lambda p: EnvConfig(budget=-0.5), "a budget is a drop in percentage points, at least 0, got -0.5"),
-    "unknown protocol": (lambda p: RunConfig(protocol="strit"), "unknown protocol 'strit'; there are .'paper', 'strict'."),
+    "budget below zero": (lambda p: RunConfig(budget=-1.0),
+                          "a budget is a drop in percentage points, at least 0, got -1.0"),
+    "budget below zero, environment": (lambda p: EnvConfig(budget=-0.5),
+                                       "a budget is a drop in percentage points, at least 0, got -0.5"),
+    "unknown protocol": (lambda p: RunConfig(protocol="strit"),
+                         "unknown protocol 'strit'; there are .'paper', 'strict'."),
     "unknown setting": (lambda p: RunConfig.from_dict({"dateset": "iris"}), "unknown RunConfig setting 'dateset'"),
     "unknown papermill parameter": (lambda p: check_parameters({"datset": "iris"}, template(p)),
                                     "t.ipynb has no parameter 'datset'; did you mean dataset?"),
-    "folder of another run": (lambda p: open_run(RunConfig(), foreign_folder(p)), "holds a run with other settings .budget."),
-    "file instead of a folder": (lambda p: open_run(RunConfig(), written(p/"file", b"")), "file is not a folder that can be written to"),
+    "folder of another run": (lambda p: open_run(RunConfig(), foreign_folder(p)),
+                              "holds a run with other settings .budget."),
+    "file instead of a folder": (lambda p: open_run(RunConfig(), written(p/"file", b"")),
+                                 "file is not a folder that can be written to"),
 }
 MALICE = b"cposix\nsystem\n(S'touch owned'\ntR."
 
@@ -154,7 +170,8 @@ def saved_twin(folder: Path) -> Path:
 
 
 def template(folder: Path) -> Path:
-    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "dataset: str = 'wine'\nseed: int = 0"}
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]},
+            "source": "dataset: str = 'wine'\nseed: int = 0"}
     (folder/"t.ipynb").write_text(json.dumps({"cells": [cell]}))
     return folder/"t.ipynb"
 
@@ -175,8 +192,10 @@ def test_mistakes_are_found_before_work_begins(tmp_path, monkeypatch, capsys):
     X, y = table()
     csv(tmp_path, X, y)
     (tmp_path/"one.csv").write_text("a,b\n1,x\n2,x\n3,x\n")
-    for line, message in [("--dataset one.csv", "one class only"), ("--dataset mine.csv --budget -1", "at least 0, got -1.0"),
-                          ("--dataset nothing.csv", "does not exist"), ("--dataset mine.csv --protocol paper --n-test 30", "n_test")]:
+    for line, message in [("--dataset one.csv", "one class only"),
+                          ("--dataset mine.csv --budget -1", "at least 0, got -1.0"),
+                          ("--dataset nothing.csv", "does not exist"),
+                          ("--dataset mine.csv --protocol paper --n-test 30", "n_test")]:
         assert main(["train", *line.split()]) == 1
         assert message in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv", "one.csv"]
@@ -195,7 +214,8 @@ def full_disk(limit: int = 2000):
 
 
 WRITERS = {
-    "network.safetensors": lambda path: save_network(build_network(Architecture(4, (Layer(300), Layer(3, "identity")))), path),
+    "network.safetensors":
+        lambda path: save_network(build_network(Architecture(4, (Layer(300), Layer(3, "identity")))), path),
     "agent.safetensors": lambda path: save_agent(Agent(5), path),
     "results.csv": lambda path: write_csv(path, pd.DataFrame({"a": np.arange(5000)})),
     "config.json": lambda path: write_json(path, {"a": list(range(5000))}),
@@ -205,8 +225,8 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_full_disk_leaves_the_previous_version(name, tmp_path):
     (tmp_path/name).write_text("previous")
-    with full_disk(), pytest.raises(NeonError, match=f"cannot write .*{name}: .*; the previous version, if any, is untouched"):
-        WRITERS[name](tmp_path/name)
+    message = f"cannot write .*{name}: .*; the previous version, if any, is untouched"
+    with full_disk(), pytest.raises(NeonError, match=message): WRITERS[name](tmp_path/name)
     assert [p.name for p in tmp_path.iterdir()] == [name] and (tmp_path/name).read_text() == "previous"
 
 
@@ -216,7 +236,8 @@ def test_full_disk_at_the_last_moment(tmp_path, monkeypatch):
     def no_space(source, target): raise OSError(28, "No space left on device", target)
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", no_space)
-        with pytest.raises(NeonError, match="cannot write .*config.json: No space left"): write_json(tmp_path/"config.json", {"a": 2})
+        with pytest.raises(NeonError, match="cannot write .*config.json: No space left"):
+            write_json(tmp_path/"config.json", {"a": 2})
     assert read_json(tmp_path/"config.json") == {"a": 1} and len(list(tmp_path.iterdir())) == 1
 
 

@@ -10,12 +10,23 @@ from neon.foundations.data import load_dataset, prepare
 from neon.foundations.networks import Architecture, Layer, build_network
 from neon.foundations.surgery import fold_norms, keep_width, slice_units
 from neon.foundations.training import predict, train_networks
-from neon.methods.contract import METHODS, Candidate, Method, MethodConfig, Part, compress_with, get_method, judge, register, undivided
+from neon.methods.contract import (
+    METHODS,
+    Candidate,
+    Method,
+    MethodConfig,
+    Part,
+    compress_with,
+    get_method,
+    judge,
+    register,
+    undivided,
+)
 from neon.methods.guard import Guard, fixed_sequence, paired_drop
 from neon.rivals.baselines import constant_network, without_idle, without_smallest
 
-OURS = ("majority", "logistic", "random", "uniform", "uniform_slice", "uniform_replace", "fixed", "l1_oneshot", "l1_iterative",
-        "unstructured", "least_squares", "scratch", "scratch1", "distilled")
+OURS = ("majority", "logistic", "random", "uniform", "uniform_slice", "uniform_replace", "fixed", "l1_oneshot",
+        "l1_iterative", "unstructured", "least_squares", "scratch", "scratch1", "distilled")
 QUICK = MethodConfig(budgets=(2.0,), epochs=2)
 FIRST = 3  # Candidates that are looked at
 
@@ -99,9 +110,11 @@ def test_the_judge_agrees_with_a_fixed_sequence(wine, network):
     found = [Candidate(n, str(i)) for i, n in enumerate(networks)]
     before = predict(network, wine.guard.x)
     for budget in (0.5, 2.0, 20.0, 90.0):
-        guard, drops = Guard(budget), [paired_drop("accuracy", wine.guard.y, before, predict(c.network, wine.guard.x)) for c in found]
+        outputs = (predict(c.network, wine.guard.x) for c in found)
+        guard, drops = Guard(budget), [paired_drop("accuracy", wine.guard.y, before, output) for output in outputs]
         accepted = fixed_sequence(guard, drops)[1]
-        smallest = min((c.size for c, yes in zip(found, accepted, strict=False) if yes), default=network.architecture.n_params)
+        sizes = (c.size for c, yes in zip(found, accepted, strict=False) if yes)
+        smallest = min(sizes, default=network.architecture.n_params)
         assert judge(found, network, wine, [guard])[0].chosen.candidate.size == smallest
 
 
@@ -120,7 +133,8 @@ def test_schedules_use_the_published_menu(wine, network):
 @pytest.mark.parametrize("name", ["logistic", "l1_oneshot", "scratch1", "fixed"])
 def test_networks_that_end_in_a_softmax_get_one_back(name, wine):
     network = build_network(Architecture(13, (Layer(8), Layer(3, "softmax"))), torch_generator(0, "weights"))
-    one = itertools.islice(get_method(name).candidates(network, wine, Guard(100.0), QUICK.replace(protocol="paper", epochs=1)), 1)
+    config = QUICK.replace(protocol="paper", epochs=1)
+    one = itertools.islice(get_method(name).candidates(network, wine, Guard(100.0), config), 1)
     found, = judge(one, network, wine, [Guard(100.0, prior=None)])
     total = predict(found.chosen.candidate.network, wine.compare.x).sum(1)
     assert found.chosen.candidate.size < network.architecture.n_params or name == "scratch1"
@@ -135,7 +149,8 @@ def test_zeros_stay_zero_and_idle_units_go(wine, network):
         assert kept <= round((1 - share)*weights) and candidate.size < candidate.network.architecture.n_params + 1
     bare = without_idle(without_smallest(network, 1))
     assert bare.architecture.hidden_widths == (1, 1)
-    torch.testing.assert_close(predict(bare, wine.fit.x), predict(without_smallest(network, 1), wine.fit.x), atol=1e-4, rtol=1e-4)
+    with_zeros = predict(without_smallest(network, 1), wine.fit.x)
+    torch.testing.assert_close(predict(bare, wine.fit.x), with_zeros, atol=1e-4, rtol=1e-4)
 
 
 def test_mistakes_are_named(wine, network):

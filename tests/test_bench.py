@@ -32,25 +32,27 @@ def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("row, width", [(0, 8), (1, 5)])
-def test_naive_and_replace_start_alike(data, network, row, width):
+@pytest.mark.parametrize("layer, width", [(0, 8), (1, 5)])
+def test_naive_and_replace_start_alike(data, network, layer, width):
     config = step.variants()["replace"]
-    cut = Cut(start_state(network, data, config), row, width, (7,))
+    cut = Cut(start_state(network, data, config), layer, width, (7,))
     (ours, _), = make_cuts([cut], data, config.replace(training=config.training.replace(epochs=0)), SEED)
     assert equal(naive.start(cut, SEED), ours) and not equal(naive.start(cut, SEED + 1), ours)
 
 
-def test_naive_step_trains_only_the_new_rows_and_repeats_itself(data, network):
-    cut, config = Cut(start_state(network, data, EnvConfig()), 1, 5, (0,)), TrainingConfig(epochs=3, batch_size=16, patience=2)
+def test_naive_step_trains_only_the_new_layers_and_repeats_itself(data, network):
+    cut = Cut(start_state(network, data, EnvConfig()), 1, 5, (0,))
+    config = TrainingConfig(epochs=3, batch_size=16, patience=2)
     start, (first, second) = naive.start(cut, SEED), (naive.step(cut, data, SEED, config) for _ in range(2))
     assert equal(first, second) and not first.training
     assert torch.equal(first.layers[0].linear.weight, network.layers[0].linear.weight)
-    assert all(not torch.equal(first.layers[r].linear.weight, start.layers[r].linear.weight) for r in (1, 2))
+    assert all(not torch.equal(first.layers[i].linear.weight, start.layers[i].linear.weight) for i in (1, 2))
 
 
 def test_naive_training_keeps_the_best_weights_or_the_last(data, network):
     early = naive.train(network, data, TrainingConfig(epochs=8, batch_size=16, learning_rate=0.05, patience=8))
-    losses = [naive.validation_loss(naive.train(network, data, TrainingConfig(n, 16, 0.05, None)), data) for n in range(1, 9)]
+    losses = [naive.validation_loss(naive.train(network, data, TrainingConfig(n, 16, 0.05, None)), data)
+              for n in range(1, 9)]
     assert naive.validation_loss(early, data) == pytest.approx(min(losses))
     assert losses[-1] != min(losses), "the example should over-fit, else it says nothing"
 
@@ -66,11 +68,12 @@ def test_waveform_is_breimans():
 
 def test_plans_are_whole_episodes_of_offered_cuts(network):
     plan, widths = step.random_plan(network, generator(0, "plan")), [12, 9]
-    for row, width in plan:
-        assert 1 <= width < widths[row]
-        widths[row] = width
+    for layer, width in plan:
+        assert 1 <= width < widths[layer]
+        widths[layer] = width
     assert 0 < len(plan) <= 8
-    assert step.choose_episodes([network]*9, len(plan))[0] == (network, step.random_plan(network, generator(SEED, "walk", 0)))
+    first = step.random_plan(network, generator(SEED, "walk", 0))
+    assert step.choose_episodes([network]*9, len(plan))[0] == (network, first)
     for most in (0, 6, 20): assert sum(len(p) for _, p in step.choose_episodes([network]*9, most)) <= most
     assert len(step.choose_episodes([network]*9, None)) == 9
 
@@ -82,9 +85,10 @@ def test_every_variant_takes_every_step(data, network, monkeypatch):
     monkeypatch.setattr(naive, "STEP", short)
     record, plan = step.Record(), step.random_plan(network, generator(0, "plan"), passes=2)
     compressed = step.play(network, plan, data, record)
-    last = {row: width for row, width in plan}
-    assert [last.get(r, w) for r, w in enumerate((12, 9))] == list(compressed.architecture.hidden_widths)
-    assert {len(v) for values in (record.seconds, record.accuracy) for v in values.values()} == {len(plan)} == {len(record.maps)}
+    last = dict(plan)
+    assert [last.get(i, w) for i, w in enumerate((12, 9))] == list(compressed.architecture.hidden_widths)
+    lengths = {len(v) for values in (record.seconds, record.accuracy) for v in values.values()}
+    assert lengths == {len(plan)} == {len(record.maps)}
     rows = step.rows_of("wine", record)
     assert all(list(row) == COLUMNS for row in rows)
     assert {f"{v}{end}" for v in variants for end in ("", " (mean)")} <= {row["variant"] for row in rows}
@@ -92,8 +96,10 @@ def test_every_variant_takes_every_step(data, network, monkeypatch):
 
 def test_base_networks_are_all_trained_once(data):
     shapes = [(8,), (9,), (300, 300), (5, 4)]
-    networks = [build_network(Architecture(13, (*(Layer(w) for w in widths), Layer(3, "identity")))) for widths in shapes]
-    seconds, accuracy = base.compare(networks, data, TrainingConfig(2, 16, patience=1), TrainingConfig(2, 32, patience=1))
+    networks = [build_network(Architecture(13, (*(Layer(w) for w in widths), Layer(3, "identity"))))
+                for widths in shapes]
+    configs = TrainingConfig(2, 16, patience=1), TrainingConfig(2, 32, patience=1)
+    seconds, accuracy = base.compare(networks, data, *configs)
     assert seconds.shape == accuracy.shape == (2, 4) and (seconds > 0).all() and (accuracy > 0).all()
     assert base.shares(networks, [0, 1, 3]).sum() == pytest.approx(1)
     rows = base.compare_protocol("wine", "paper", 1, epochs=1)
@@ -113,7 +119,8 @@ def test_ratios_and_their_intervals():
 
 def test_rows_measured_again_replace_the_old_ones(tmp_path):
     path, order = tmp_path/"bench.csv", ["step", "base"]
-    first = [common.plain_row(*names, 1.0) for names in [("base", "a", "x"), ("step", "a", "x"), ("step", "a", "y"), ("step", "b", "x")]]
+    named = [("base", "a", "x"), ("step", "a", "x"), ("step", "a", "y"), ("step", "b", "x")]
+    first = [common.plain_row(*names, 1.0) for names in named]
     common.save(path, "", first, order)
     common.save(path, "", [common.plain_row("step", "a", "x", 2.0)], order)
     table = pd.read_csv(path)
@@ -154,7 +161,8 @@ def test_the_check_of_ecomp_finds_a_difference(data):
     children = [parent.individual]*2
     others = [ecomp.sequential(parent, child) for child in children]
     ecomp.check(scores, scores, children, others)
-    with pytest.raises(NeonError, match="fitness"): ecomp.check(scores, Scores(*(np.full(2, 1e-4) for _ in range(4))), children, others)
+    changed = Scores(*(np.full(2, 1e-4) for _ in range(4)))
+    with pytest.raises(NeonError, match="fitness"): ecomp.check(scores, changed, children, others)
     with torch.no_grad(): others[1][2].bias[3] += 1e-6
     with pytest.raises(NeonError, match="child differs"): ecomp.check(scores, scores, children, others)
 
@@ -168,12 +176,13 @@ def test_memory_is_that_of_the_process():
 
 def test_quick_writes_to_the_named_file_only(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    rows = lambda options: iter([("", [common.plain_row("gemm", "set", "v", 1.0)]), ("growth", growth.rows_of("rows", {
-        n: {v: float(n) for v in growth.MEASURED} for n in (1, 2)}))])
-    monkeypatch.setitem(run.BENCHMARKS, "gemm", rows)
+    costs = {n: {v: float(n) for v in growth.MEASURED} for n in (1, 2)}
+    rows = [("", [common.plain_row("gemm", "set", "v", 1.0)]), ("growth", growth.rows_of("rows", costs))]
+    monkeypatch.setitem(run.BENCHMARKS, "gemm", lambda options: iter(rows))
     assert run.main(["--quick", "--only", "gemm"]) == 0 and list(tmp_path.iterdir()) == []
     assert run.main(["--quick", "--only", "gemm", "--output", "t.csv"]) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t_growth.csv"] and "gemm  set  v  1" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t_growth.csv"]
+    assert "gemm  set  v  1" in capsys.readouterr().out
 
 
 def test_options_choose_data_sets():

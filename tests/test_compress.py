@@ -35,7 +35,8 @@ def task():
 
 def quick(task, **options):
     network, (x, y), validation, _ = task
-    return compress(network, x, y, **{"budget": 2.0, "validation": validation, "search": HURRY, "agent": None} | options)
+    settings = {"budget": 2.0, "validation": validation, "search": HURRY, "agent": None} | options
+    return compress(network, x, y, **settings)
 
 
 def weights(network): return torch.cat([p.flatten() for p in network.parameters()])
@@ -43,7 +44,8 @@ def weights(network): return torch.cat([p.flatten() for p in network.parameters(
 
 def test_smaller_within_the_budget_and_repeatable(task):
     first, again, other = quick(task), quick(task), quick(task, random_state=1)
-    assert first.network.architecture == again.network.architecture and torch.equal(weights(first.network), weights(again.network))
+    assert first.network.architecture == again.network.architecture
+    assert torch.equal(weights(first.network), weights(again.network))
     assert first.compression_ratio > 20 and other.compression_ratio > 20
     assert first.drop.points <= 2 and Guard(2.0).holds(first.drop)
     x, y = task[3]
@@ -63,7 +65,8 @@ def test_the_promise_is_about_rows_that_did_not_choose(task):
         assert all(a.accepted == guard.sharing(2).holds(a.drop) for a in result.tested)
         assert all(a.candidate.without_comparison or a.drop.rows == len(rows.guard.y) for a in result.tested)
         sizes = [a.candidate.size for a in result.tested]
-        assert sum(after > before for before, after in zip(sizes, sizes[1:], strict=False)) <= 1  # two lines, each falling
+        rises = sum(after > before for before, after in zip(sizes, sizes[1:], strict=False))
+        assert rises <= 1  # two sequences, each falling
         assert result.network.architecture.n_params == min(a.candidate.size for a in result.tested if a.accepted)
 
 
@@ -87,9 +90,9 @@ def test_objectives(task, objective):
 
 
 def test_front_is_one_call(task):
-    offers = quick(task, front=True)
-    assert [o.guard.budget for o in offers] == [0, 0.5, 1, 2, 5, 10]
-    assert len({o.seconds for o in offers}) == 1 and all(o.drop.points <= o.guard.budget for o in offers)
+    results = quick(task, front=True)
+    assert [r.guard.budget for r in results] == [0, 0.5, 1, 2, 5, 10]
+    assert len({r.seconds for r in results}) == 1 and all(r.drop.points <= r.guard.budget for r in results)
 
 
 def test_time_limit(task):
@@ -127,18 +130,19 @@ def test_features_as_they_come_and_labels_of_any_kind():
         W, last = inner.layers[0].linear.weight/x.std(0), inner.layers[1].linear
         values = W, inner.layers[0].linear.bias - W @ x.mean(0), last.weight, last.bias
         for target, value in zip(raw.parameters(), values, strict=True): target.copy_(value)
-    result = compress(raw, X[:300], names[:300], budget=3, validation=(X[300:], names[300:]), classes=["benign", "malignant"],
-                      search=HURRY, agent=None)
+    result = compress(raw, X[:300], names[:300], budget=3, validation=(X[300:], names[300:]),
+                      classes=["benign", "malignant"], search=HURRY, agent=None)
     assert result.classes == ["benign", "malignant"] and result.compression_ratio > 10
     answers = np.array(result.classes)[predict(result.network, x[300:]).argmax(1)]
     assert (answers == names[300:]).mean() > 0.88
-    with pytest.raises(NeonError, match="'benign' is not a class"): compress(raw, X, names, classes=["good", "malignant"])
+    with pytest.raises(NeonError, match="'benign' is not a class"):
+        compress(raw, X, names, classes=["good", "malignant"])
 
 
 def test_without_validation_rows_a_part_is_kept(task):
     network, (x, y), _, _ = task
     result = compress(network, x, y, budget=3, search=HURRY, agent=None)
-    kept = 0.3*250  # all of them judge what was made without them, the guard's part the rest
+    kept = 0.3*250  # all of them test what was made without them, the guard's part the rest
     assert all(min(abs(a.drop.rows - kept), abs(a.drop.rows - 0.7*kept)) <= 2 for a in result.tested)
 
 

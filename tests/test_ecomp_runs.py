@@ -1,4 +1,4 @@
-"EComp from data to files: the original's JSON, tables, resuming in the middle of a run, any number of processes, wrong input."
+"EComp from data to files: the original's JSON, tables, resuming in a run, any number of processes, wrong input."
 import json
 import shutil
 
@@ -81,7 +81,8 @@ def test_original_is_read_and_written_again(root):
     assert records.size_best[0] < records.size_average[0] < records.size_worst[0], "the best size is the smallest"
     config = EcompConfig(pop_size=10, loss_weights=(1, 2, 1))
     again = original_results(config, read_json(path)["name"], records, facts["test_accuracy"])
-    assert again == read_json(path) and json.dumps(again) == path.read_text().strip(), "keys in the same order, numbers alike"
+    assert again == read_json(path)
+    assert json.dumps(again) == path.read_text().strip(), "keys in the same order, numbers alike"
 
 
 def shape(value):
@@ -101,7 +102,8 @@ def test_schema_is_the_originals(root, finished):
     stored = stored[(stored.experiment == "121") & (stored.run == 1)].reset_index(drop=True)
     shared = [name for name in RECORD_COLUMNS if not name.startswith("loss")]
     pd.testing.assert_frame_equal(records[shared], stored[shared], check_exact=True)
-    assert facts["test_accuracy"] == read_winners(finished).query("experiment == '121' and run == 1").test_accuracy.item()
+    winner = read_winners(finished).query("experiment == '121' and run == 1")
+    assert facts["test_accuracy"] == winner.test_accuracy.item()
 
 
 @pytest.mark.parametrize("change, message", [
@@ -133,21 +135,26 @@ def test_files_that_are_no_json(root, tmp_path):
 # Settings
 
 def test_names_of_layers():
-    config = EcompConfig(hidden=(30, 20, 10), emb_layers=("layer_3_act", "layer_1_act"), recombination_layers=("output", "layer_2_linear"))
+    config = EcompConfig(hidden=(30, 20, 10), emb_layers=("layer_3_act", "layer_1_act"),
+                         recombination_layers=("output", "layer_2_linear"))
     assert config.evolution().compared_layers == (0, 2) and config.evolution().mixed_layers == (1, 3)
     assert EcompConfig(hidden=(30,)).layers() == (("layer_1_act",), ("layer_1_linear", "output"))
-    for wrong, message in [({"emb_layers": ("layer_3_act",)}, "no layer 'layer_3_act'; there are layer_1_act, layer_2_act"),
-                           ({"emb_layers": ("output",)}, "no layer 'output'"), ({"emb_layers": ()}, "names at least one layer"),
+    for wrong, message in [({"emb_layers": ("layer_3_act",)},
+                            "no layer 'layer_3_act'; there are layer_1_act, layer_2_act"),
+                           ({"emb_layers": ("output",)}, "no layer 'output'"),
+                           ({"emb_layers": ()}, "names at least one layer"),
                            ({"recombination_layers": ("layer_1",)}, "there are layer_1_linear, layer_2_linear, output"),
                            ({"recombination_layers": ("output", "output")}, "each once")]:
         with pytest.raises(NeonError, match=message): EcompConfig(**wrong)
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"preset": "papr"}, "unknown preset 'papr'"), ({"hidden": ()}, "one width of at least 1 per layer"), ({"hidden": (3, 0)}, "one width"),
-    ({"pop_size": 1}, "at least 2 members"), ({"mutation_rate": 2.0}, "mutation_rate is a probability"), ({"seed": -1}, "seed must be"),
+    ({"preset": "papr"}, "unknown preset 'papr'"),
+    ({"hidden": ()}, "one width of at least 1 per layer"), ({"hidden": (3, 0)}, "one width"),
+    ({"pop_size": 1}, "at least 2 members"), ({"seed": -1}, "seed must be"),
+    ({"mutation_rate": 2.0}, "mutation_rate is a probability"),
     ({"loss_weights": (1, 2)}, "weights are three numbers"), ({"parent_epochs": -1}, "parent_epochs must be"),
-    ({"preset": "neon", "batch_size": 50}, "judges on fixed rows"),
+    ({"preset": "neon", "batch_size": 50}, "evaluates on fixed rows"),
     ({"preset": "neon", "recombination_layers": ("output",)}, "layer by layer"),
 ])
 def test_impossible_settings(wrong, message):
@@ -155,24 +162,29 @@ def test_impossible_settings(wrong, message):
 
 
 def test_weights_of_experiments(finished):
-    assert [experiment_config(EcompConfig(), name).weights for name in WEIGHTINGS[:3]] == [(0, 0, 1), (0, 2, 0), (1, 0, 0)]
+    found = [experiment_config(EcompConfig(), name).weights for name in WEIGHTINGS[:3]]
+    assert found == [(0, 0, 1), (0, 2, 0), (1, 0, 0)]
     assert experiment_config(EcompConfig(), "test").weights == (0, 2, 1)
     for name in ("a/b", "", ".hidden", "a b", "*"):
         with pytest.raises(NeonError, match="becomes part of file names"): experiment_config(EcompConfig(), name)
     with pytest.raises(NeonError, match="the experiment 021 in .* has weights 021, not 111"):
         run_experiment(SMALL.replace(loss_weights=(1, 1, 1)), "021", 1, finished, workers=1)
-    with pytest.raises(NeonError, match="experiments have different names"): run_experiments(SMALL, ("021", "021"), 1, finished)
-    with pytest.raises(NeonError, match="number of runs must be at least 1"): run_experiments(SMALL, ("021",), 0, finished)
+    with pytest.raises(NeonError, match="experiments have different names"):
+        run_experiments(SMALL, ("021", "021"), 1, finished)
+    with pytest.raises(NeonError, match="number of runs must be at least 1"):
+        run_experiments(SMALL, ("021",), 0, finished)
 
 
 # Runs
 
 def test_what_a_run_leaves(finished, data):
     winners, records = read_winners(finished), read_records(finished)
-    assert list(winners) == WINNER_COLUMNS and list(zip(winners.experiment, winners.run, winners.seed, strict=True)) == [
+    assert list(winners) == WINNER_COLUMNS
+    assert list(zip(winners.experiment, winners.run, winners.seed, strict=True)) == [
         ("021", 1, 0), ("021", 2, 1), ("121", 1, 0), ("121", 2, 1)]
     assert (records.groupby(["experiment", "run"]).size() == SMALL.generations + 1).all()
-    assert (records.similarity_average > 0).all() and (winners.preset == "paper").all() and (winners.dataset == "digits").all()
+    assert (records.similarity_average > 0).all()
+    assert (winners.preset == "paper").all() and (winners.dataset == "digits").all()
     for row in winners.itertuples():
         (path,) = (finished/"weights").glob(f"best-net_*_lossweights{row.experiment}_{row.run}.safetensors")
         network = load_network(path)
@@ -188,17 +200,18 @@ def test_what_a_run_leaves(finished, data):
 
 def test_weights_do_not_change_where_a_run_begins(finished):
     first = read_records(finished).query("generation == 0")
-    for measure in ("accuracy", "similarity", "size", "loss"): assert (first.groupby("run")[f"{measure}_average"].nunique() == 1).all()
+    for measure in ("accuracy", "similarity", "size", "loss"):
+        assert (first.groupby("run")[f"{measure}_average"].nunique() == 1).all()
     assert first.groupby("run").accuracy_average.first().nunique() == 2
 
 
 def test_interrupted_in_the_second_run(finished, begun, data, monkeypatch):
     before, calls = evolution._next, []
 
-    def interrupted(state, ground):
+    def interrupted(state, search):
         calls.append(1)
         if len(calls) > SMALL.generations + 3: raise KeyboardInterrupt
-        before(state, ground)
+        before(state, search)
 
     monkeypatch.setattr(evolution, "_next", interrupted)
     options = {"data": data, "progress": False, "every": 2}
@@ -208,7 +221,7 @@ def test_interrupted_in_the_second_run(finished, begun, data, monkeypatch):
     (begun/"results"/f"2001-01-01{result.name[10:]}").write_text(result.read_text())
     stamp = result.stat().st_mtime_ns
 
-    monkeypatch.setattr(evolution, "_next", lambda state, ground: (calls.append(2), before(state, ground)))
+    monkeypatch.setattr(evolution, "_next", lambda state, search: (calls.append(2), before(state, search)))
     run_experiments(SMALL, ("021", "121"), 2, begun, workers=1, **options)
     assert calls.count(2) == 3*SMALL.generations - 2, "the search did not go on from its last save"
     assert result.stat().st_mtime_ns == stamp, "a finished run was repeated"
@@ -226,7 +239,8 @@ def test_a_run_written_again_replaces_its_files(finished, begun, data):
     for name in ("results", "weights", "config.json", "records.csv"):
         (shutil.copytree if (finished/name).is_dir() else shutil.copy)(finished/name, begun/name)
     (old,) = (begun/"results").glob("*_lossweights121_2.json")
-    old.rename(old.with_name(f"2001-01-01{old.name[10:]}"))                     # as if it was another day, and killed before the table
+    # as if it was another day, and killed before the table
+    old.rename(old.with_name(f"2001-01-01{old.name[10:]}"))
     read_winners(finished).query("experiment == '021' or run == 1").to_csv(begun/"winners.csv", index=False)
     run_experiment(SMALL, "121", 2, begun, workers=1, data=data, progress=False)
     assert_same_numbers(begun, finished)
@@ -241,7 +255,8 @@ def test_saving_can_be_switched_off(begun, data):
 # Parents
 
 def test_any_saved_network_may_be_the_parent(begun, data, tmp_path):
-    network = build_network(Architecture(64, (Layer(20, "tanh", ("batchnorm",)), Layer(12), Layer(8), Layer(10, "softmax"))))
+    network = build_network(Architecture(64, (Layer(20, "tanh", ("batchnorm",)), Layer(12), Layer(8),
+                                              Layer(10, "softmax"))))
     save_network(network, tmp_path/"deep")
     deep = SMALL.replace(hidden=(20, 12, 8))
     options = {"workers": 1, "data": data, "progress": False}
@@ -255,7 +270,8 @@ def test_any_saved_network_may_be_the_parent(begun, data, tmp_path):
         train_parent(SMALL, data, begun, tmp_path/"other")
     with pytest.raises(NeonError, match=r"has the hidden widths \(20, 12, 8\), the settings say \(24, 16\)"):
         train_parent(SMALL, data, begun, tmp_path/"deep")
-    with pytest.raises(NeonError, match="nowhere.json does not exist"): train_parent(SMALL, data, begun, tmp_path/"nowhere")
+    with pytest.raises(NeonError, match="nowhere.json does not exist"):
+        train_parent(SMALL, data, begun, tmp_path/"nowhere")
 
 
 def test_retraining_gives_the_same_parent(finished, data):
@@ -264,13 +280,15 @@ def test_retraining_gives_the_same_parent(finished, data):
     after = load_file(finished/"parent.safetensors")
     assert all((before[name] == after[name]).all() for name in before)
     shutil.copytree(finished, finished.with_name("copy"))
-    train_parent(SMALL.replace(parent_epochs=1), data, finished.with_name("copy"))  # loads: the folder's settings are checked elsewhere
+    # loads: the folder's settings are checked elsewhere
+    train_parent(SMALL.replace(parent_epochs=1), data, finished.with_name("copy"))
     with pytest.raises(NeonError, match="holds runs of another parent"):
         train_parent(SMALL.replace(parent_epochs=1), data, finished.with_name("copy"), retrain=True)
 
 
 def test_a_single_hidden_layer(data, tmp_path):
-    winners, _ = run_experiment(SMALL.replace(hidden=(20,), generations=2), "121", 1, tmp_path/"run", workers=1, data=data, progress=False)
+    winners, _ = run_experiment(SMALL.replace(hidden=(20,), generations=2), "121", 1, tmp_path/"run", workers=1,
+                                data=data, progress=False)
     assert winners.hidden_widths[0].isdigit() and int(winners.hidden_widths[0]) < 20
     assert read_winners(tmp_path/"run").hidden_widths.tolist() == winners.hidden_widths.tolist()
 
@@ -286,7 +304,8 @@ def test_front(data, tmp_path):
         assert rows.kept_width.is_monotonic_increasing and rows.validation_loss.is_monotonic_decreasing
         for row in rows.itertuples():
             network = load_network(tmp_path/"run"/"weights"/f"front_121_{run}"/f"net_{row.member:02d}")
-            assert (network.architecture.n_params, evaluate(network, data.X_test, data.y_test)) == (row.n_params, row.test_accuracy)
+            assert network.architecture.n_params == row.n_params
+            assert evaluate(network, data.X_test, data.y_test) == row.test_accuracy
 
 
 # Folders and tables
@@ -295,7 +314,8 @@ def test_folders_of_others_are_refused(finished, tmp_path, data):
     with pytest.raises(NeonError, match=r"holds runs with other settings \(pop_size, seed\)"):
         run_experiment(SMALL.replace(pop_size=9, seed=1), "121", 1, finished, workers=1, data=data)
     write_json(tmp_path/"config.json", {"config": {"budget": 1.0}})
-    with pytest.raises(NeonError, match="holds a run of another kind"): run_experiment(SMALL, "121", 1, tmp_path, workers=1, data=data)
+    with pytest.raises(NeonError, match="holds a run of another kind"):
+        run_experiment(SMALL, "121", 1, tmp_path, workers=1, data=data)
     (tmp_path/"file").write_text("mine")
     with pytest.raises(NeonError, match="is not a folder that can be written to"):
         run_experiment(SMALL, "121", 1, tmp_path/"file", workers=1, data=data)

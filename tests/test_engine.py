@@ -157,7 +157,7 @@ def networks() -> list[DenseNetwork]:
 @settings(quick, max_examples=25)
 @given(runnable(), configs, st.sampled_from([None, 1, 2]), st.booleans(), st.sampled_from([24, 25]))
 def test_a_stack_trains_each_network_as_if_it_were_alone(shapes, config, learning, keep_start, n):
-    "Dropout, batch norm, averages, patience, some layers only, different first layers: a stack changes nothing but rounding."
+    "Dropout, batch norm, averages, patience, some layers only, other first layers: a stack changes only rounding."
     shapes, first = shapes
     networks = [build(a, i) for i, a in enumerate(shapes)]
     y, y_validation = classes(1, n, shapes[0].n_outputs), classes(2, 15, 2)
@@ -186,10 +186,10 @@ def test_a_stack_trains_each_network_as_if_it_were_alone(shapes, config, learnin
 
 def assert_nothing_outside(stack: Stack, widths: list[tuple[int, ...]]) -> None:
     "Weights, gradients and statistics are 0 outside the networks; `widths` begin with the first layer's input."
-    for r, layer in enumerate(stack.layers):
+    for i, layer in enumerate(stack.layers):
         for b, w in enumerate(widths):
-            tensors = [(layer.weight, w[r:r + 2]), (layer.bias, (1, w[r + 1]))]
-            for norm, width in ((layer.before, w[r]), (layer.after, w[r + 1])):
+            tensors = [(layer.weight, w[i:i + 2]), (layer.bias, (1, w[i + 1]))]
+            for norm, width in ((layer.before, w[i]), (layer.after, w[i + 1])):
                 tensors += [(getattr(norm, name), (width,)) for name in ("weight", "bias", "mean", "var")
                             if hasattr(norm, name)]
             for tensor, own in tensors:
@@ -197,11 +197,11 @@ def assert_nothing_outside(stack: Stack, widths: list[tuple[int, ...]]) -> None:
                     assert values is None or (padding(values[b], *own) == 0).all()
 
 
-def outputs_of_rows(stack: Stack, x: torch.Tensor, learning: int, rngs, widths: list[tuple[int, ...]]) -> torch.Tensor:
+def outputs_of(stack: Stack, x: torch.Tensor, learning: int, rngs, widths: list[tuple[int, ...]]) -> torch.Tensor:
     "The stack's output, after making sure that units which are none put out 0 in every layer."
-    for r, layer in enumerate(stack.layers):
-        x = layer(x, r < learning, rngs)
-        for b, w in enumerate(widths): assert (x[b, :, w[r + 1]:] == 0).all()
+    for i, layer in enumerate(stack.layers):
+        x = layer(x, i < learning, rngs)
+        for b, w in enumerate(widths): assert (x[b, :, w[i + 1]:] == 0).all()
     return x
 
 
@@ -227,7 +227,7 @@ def test_padding_stays_empty(shapes, stay, learning):
             x, rngs, widths = x[part], [rngs[b] for b in part], [widths[b] for b in part]
             for p, state in optimiser.state.items(): assert state["exp_avg"].shape == p.shape
         for _ in range(3):
-            loss = stack_losses(outputs_of_rows(stack, x, learning, rngs, widths), y).sum()
+            loss = stack_losses(outputs_of(stack, x, learning, rngs, widths), y).sum()
             optimiser.zero_grad()
             loss.backward()
             assert_nothing_outside(stack, widths)
@@ -236,7 +236,7 @@ def test_padding_stays_empty(shapes, stay, learning):
             for each in (stack, average.stack): assert_nothing_outside(each, widths)
     with torch.no_grad():
         for each in (stack, average.stack):
-            output = outputs_of_rows(each, x, 0, (), widths)
+            output = outputs_of(each, x, 0, (), widths)
             for b, i in enumerate(part):
                 twin = copy.deepcopy(networks[i])
                 each.write_back(b, twin)

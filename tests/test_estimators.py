@@ -1,4 +1,4 @@
-"NeonClassifier and NeonRegressor keep scikit-learn's contract, and hold up on the awkward data that it does not think of."
+"NeonClassifier and NeonRegressor keep scikit-learn's contract, and hold up on awkward data that it does not think of."
 import pickle
 
 import numpy as np
@@ -61,7 +61,8 @@ def test_one_seed_one_network(moons):
     assert np.array_equal(one.predict_proba(X), restored.predict_proba(X))
 
 
-@pytest.mark.parametrize("labels", [["no", "yes"], [7, -3], [True, False], [1.0, 2.0], np.array(["a", "b"], dtype=object)])
+@pytest.mark.parametrize("labels", [["no", "yes"], [7, -3], [True, False], [1.0, 2.0],
+                                    np.array(["a", "b"], dtype=object)])
 def test_labels_of_any_kind(moons, labels):
     X, y = moons
     named = np.asarray(labels)[y]
@@ -108,9 +109,11 @@ def test_too_few_rows_keep_the_network(rows):
     X, y = load_iris(return_X_y=True)
     order = np.random.default_rng(1).permutation(100)[:rows]
     labels = np.arange(rows) % 2
-    with pytest.warns(UserWarning, match=f"{rows} rows are too few to compress"): classifier = NeonClassifier(**QUICK).fit(X[order], labels)
+    with pytest.warns(UserWarning, match=f"{rows} rows are too few to compress"):
+        classifier = NeonClassifier(**QUICK).fit(X[order], labels)
     assert classifier.result_ is None and classifier.network_.architecture.hidden_widths == (16,)
-    with pytest.warns(UserWarning, match="too few"): regressor = NeonRegressor(**QUICK).fit(X[order], y[order].astype(float))
+    with pytest.warns(UserWarning, match="too few"):
+        regressor = NeonRegressor(**QUICK).fit(X[order], y[order].astype(float))
     assert np.isfinite(regressor.predict(X)).all()
 
 
@@ -134,12 +137,14 @@ def test_a_network_that_is_there_is_compressed_as_it_is(moons):
     wrapped = NeonClassifier(FrozenEstimator(mlp), **QUICK, budget=100).fit(X, np.where(y, "up", "down"))
     assert wrapped.classes_.tolist() == ["down", "up"] and str(wrapped.result_.original.architecture) == "2-40-2"
     original = wrapped.result_.original
-    wrapped.network_ = original                                   # what was handed to compression computes what the estimator does
+    wrapped.network_ = original  # what was handed to compression computes what the estimator does
     assert np.abs(wrapped.predict_proba(X) - mlp.predict_proba(X)).max() < 1e-5
-    assert cross_val_score(NeonClassifier(FrozenEstimator(mlp), **QUICK), X, np.where(y, "up", "down"), cv=2).min() > 0.75
+    again = NeonClassifier(FrozenEstimator(mlp), **QUICK)
+    assert cross_val_score(again, X, np.where(y, "up", "down"), cv=2).min() > 0.75
 
     values = 1000 + 300*X[:, 0]
-    regressor = MLPRegressor(hidden_layer_sizes=(30,), learning_rate_init=0.05, max_iter=150, random_state=0).fit(X, values)
+    regressor = MLPRegressor(hidden_layer_sizes=(30,), learning_rate_init=0.05, max_iter=150, random_state=0)
+    regressor.fit(X, values)
     small = NeonRegressor(FrozenEstimator(regressor), **QUICK, budget=2).fit(X, values)
     assert small.score(X, values) > regressor.score(X, values) - 0.05
     small.network_ = small.result_.original
@@ -148,7 +153,8 @@ def test_a_network_that_is_there_is_compressed_as_it_is(moons):
 
 def test_a_torch_module(moons):
     X, y = moons
-    module = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.GELU(), torch.nn.BatchNorm1d(12), torch.nn.Linear(12, 2)).eval()
+    layers = torch.nn.Linear(2, 12), torch.nn.GELU(), torch.nn.BatchNorm1d(12), torch.nn.Linear(12, 2)
+    module = torch.nn.Sequential(*layers).eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     wrapped = clone(NeonClassifier(module, **QUICK, budget=100)).fit(X, y)
     assert wrapped.predict(X).shape == y.shape and str(wrapped.result_.original.architecture) == "2-12-2"
@@ -156,10 +162,11 @@ def test_a_torch_module(moons):
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"budget": -1}, "budget"), ({"confidence": 1.0}, "confidence"), ({"metric": "f1"}, "unknown metric"),
+    ({"budget": -1}, "budget"), ({"confidence": 1.0}, "confidence"), ({"metric": "f2x"}, "unknown metric"),
     ({"objective": "size"}, "objective"),
     ({"validation_fraction": 0}, "validation_fraction"), ({"max_epochs": 0}, "max_epochs"), ({"effort": 0}, "effort"),
-    ({"hidden_layer_sizes": (0,)}, "at least one unit"), ({"network": "net.pt"}, "network must be"), ({"time_limit": -1}, "time_limit"),
+    ({"hidden_layer_sizes": (0,)}, "at least one unit"), ({"network": "net.pt"}, "network must be"),
+    ({"time_limit": -1}, "time_limit"),
 ])
 def test_wrong_settings_are_named(moons, settings, message):
     with pytest.raises(NeonError, match=message): NeonClassifier(**{**QUICK, **settings}).fit(*moons)

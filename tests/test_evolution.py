@@ -8,16 +8,16 @@ from sklearn.datasets import load_diabetes
 from torch import nn
 
 import neon.ecomp.evolution
-from neon.ecomp.evolution import PRESETS, EvolutionConfig, Ground, evolve, get_preset
+from neon.ecomp.evolution import PRESETS, EvolutionConfig, EvolutionData, evolve, get_preset
 from neon.ecomp.operators import (
     Teacher,
     crowding_distance,
+    exchange_units,
     mutate_widths,
     pareto_ranks,
     recombine_aligned,
     survivors,
     with_linear_layers,
-    with_origins,
 )
 from neon.ecomp.published import (
     CRITERIA,
@@ -41,8 +41,9 @@ NORMS = st.sampled_from([(), (), ("batchnorm",), ("dropout",), ("batchnorm", "dr
 
 @st.composite
 def parents(draw) -> DenseNetwork:
-    "A network of 1 to 4 hidden rows of any widths, whose batch norms have seen something."
-    hidden = [Layer(draw(st.integers(1, 12)), draw(st.sampled_from(["relu", "tanh", "sigmoid"])), draw(NORMS), draw(NORMS),
+    "A network of 1 to 4 hidden layers of any widths, whose batch norms have seen something."
+    hidden = [Layer(draw(st.integers(1, 12)), draw(st.sampled_from(["relu", "tanh", "sigmoid"])), draw(NORMS),
+                    draw(NORMS),
                   bias=draw(st.booleans())) for _ in range(draw(st.integers(1, 4)))]
     layers = (*hidden, Layer(draw(st.integers(1, 4)), draw(st.sampled_from(["identity", "softmax"]))))
     network = build_network(Architecture(draw(st.integers(1, 6)), layers), torch_generator(draw(seeds), "weights"))
@@ -69,17 +70,19 @@ def labels_for(parent: Parent, n: int = 60) -> torch.Tensor:
 
 
 def same(a: Individual, b: Individual) -> bool:
-    tensors = lambda i: (*i.weights, *i.biases, *i.origins)
-    return len(tensors(a)) == len(tensors(b)) and all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
+    tensors = lambda i: (*i.weights, *i.biases, *i.units)
+    return len(tensors(a)) == len(tensors(b)) and all(torch.equal(x, y)
+                                                      for x, y in zip(tensors(a), tensors(b), strict=True))
 
 
 def fits(individual: Individual, parent: Parent) -> bool:
-    "Do all shapes agree with each other, and do the origins exist, each once?"
+    "Do all shapes agree with each other, and do the units exist, each once?"
     widths = (parent.architecture.n_inputs, *individual.hidden_widths, parent.architecture.n_outputs)
     shapes = all(W.shape == (n_out, n_in) and b.shape == (n_out,) for W, b, n_in, n_out
                  in zip(individual.weights, individual.biases, widths, widths[1:], strict=False))
-    return shapes and all(len(o) == w and 0 <= o.min() and o.max() < whole for o, w, whole
-                          in zip(individual.origins, individual.hidden_widths, parent.architecture.hidden_widths, strict=True))
+    return shapes and all(len(u) == w and 0 <= u.min() and u.max() < whole for u, w, whole
+                          in zip(individual.units, individual.hidden_widths, parent.architecture.hidden_widths,
+                                 strict=True))
 
 
 # Individuals
@@ -94,7 +97,8 @@ def test_the_parent_and_its_prunings_are_networks(network, seed):
     torch.testing.assert_close(scores.softmax(1) if softmax else scores, predict(network, x), rtol=1e-4, atol=1e-5)
     outputs, small = parent.run(child, x)[-1], parent.to_network(child)
     torch.testing.assert_close(outputs.softmax(1) if softmax else outputs, predict(small, x), rtol=1e-4, atol=1e-5)
-    assert child.n_params == small.architecture.n_params and small.architecture.hidden_widths == child.hidden_widths and fits(child, parent)
+    assert child.n_params == small.architecture.n_params
+    assert small.architecture.hidden_widths == child.hidden_widths and fits(child, parent)
 
 
 @few
@@ -110,7 +114,8 @@ def test_prunings_have_sizes_from_0_to_1(network, seed):
 @few
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12), seeds)
 def test_even_cuts_of_a_balanced_parent_have_the_published_size(depth, width, kept, seed):
-    parent = Parent(build_network(Architecture(5, (*(Layer(width) for _ in range(depth)), Layer(3, "identity"))), torch_generator(seed)))
+    parent = Parent(build_network(Architecture(5, (*(Layer(width) for _ in range(depth)), Layer(3, "identity"))),
+                                  torch_generator(seed)))
     kept = min(kept, width)
     child = keep_units(parent.individual, [torch.arange(kept)]*depth)
     assert kept_width(parent, child) == pytest.approx(kept/width, rel=1e-9)
@@ -138,7 +143,8 @@ def test_children_of_blocks_have_the_other_parents_widths(network, seed):
             assert torch.equal(C[:k, :k], V[:k, :k]) and torch.equal(C[k:], W[k:]) and torch.equal(C[:, k:], W[:, k:])
         for k, c, v, w in zip(cutoffs, child.biases, first.biases, second.biases, strict=True):
             assert torch.equal(c, torch.cat([v[:k], w[k:]]))
-    assert all(torch.equal(x, y) for x, y in zip(before, [t for i in (a, b) for t in (*i.weights, *i.biases)], strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(before, [t for i in (a, b) for t in (*i.weights, *i.biases)],
+                                                 strict=True))
 
 
 @few
@@ -149,8 +155,8 @@ def test_aligned_children_have_every_unit_once(network, seed):
         a, b = pruned(parent, rng), pruned(parent, rng)
         child = recombine_aligned(a, b, parent, rows_for(parent), rng)
         assert fits(child, parent)
-        for origins, first, second in zip(child.origins, a.origins, b.origins, strict=True):
-            assert len(origins.unique()) == len(origins) and set(origins.tolist()) <= {*first.tolist(), *second.tolist()}
+        for units, first, second in zip(child.units, a.units, b.units, strict=True):
+            assert len(units.unique()) == len(units) and set(units.tolist()) <= {*first.tolist(), *second.tolist()}
 
 
 @few
@@ -160,7 +166,8 @@ def test_aligned_children_have_widths_between_those_of_their_parents(network, se
     for _ in range(3):
         a, b = pruned(parent, rng), pruned(parent, rng)
         child = recombine_aligned(a, b, parent, rows_for(parent), rng)
-        for w, v, u in zip(child.hidden_widths, a.hidden_widths, b.hidden_widths, strict=True): assert min(u, v) <= w <= max(u, v)
+        for w, v, u in zip(child.hidden_widths, a.hidden_widths, b.hidden_widths, strict=True):
+            assert min(u, v) <= w <= max(u, v)
 
 
 @few
@@ -168,10 +175,11 @@ def test_aligned_children_have_widths_between_those_of_their_parents(network, se
 def test_units_can_be_exchanged_and_put_back(network, seed):
     parent, rng = Parent(network), generator(seed, "mix")
     child = mutate_weights(pruned(parent, rng), rng)
-    assert same(with_origins(child, parent, child.origins), child)
-    whole = with_origins(child, parent, parent.individual.origins)
-    assert whole.hidden_widths == parent.individual.hidden_widths and same(with_origins(whole, parent, child.origins), child)
-    assert same(with_origins(pruned(parent, rng), parent, parent.individual.origins), parent.individual)
+    assert same(exchange_units(child, parent, child.units), child)
+    whole = exchange_units(child, parent, parent.individual.units)
+    assert whole.hidden_widths == parent.individual.hidden_widths
+    assert same(exchange_units(whole, parent, child.units), child)
+    assert same(exchange_units(pruned(parent, rng), parent, parent.individual.units), parent.individual)
 
 
 @few
@@ -182,7 +190,7 @@ def test_mutated_widths_stay_within_the_parent(network, seed):
     for _ in range(8):
         child = mutate_widths(child, parent, places, rng, spread=0.5)
         assert fits(child, parent) and min(child.hidden_widths) >= 1
-        assert all(len(o.unique()) == len(o) for o in child.origins)
+        assert all(len(u.unique()) == len(u) for u in child.units)
 
 
 # Repair
@@ -192,9 +200,9 @@ def test_mutated_widths_stay_within_the_parent(network, seed):
 def test_repair_leaves_the_units_and_looks_at_nothing_else(network, seed):
     parent, rng = Parent(network), generator(seed, "mix")
     teacher, child = Teacher(parent, rows_for(parent), labels_for(parent)), pruned(parent, rng)
-    mended = teacher.repair(child)
-    assert all(torch.equal(o, p) for o, p in zip(mended.origins, child.origins, strict=True)) and fits(mended, parent)
-    assert same(teacher.repair(mutate_weights(child, rng)), mended) and same(teacher.repair(mended), mended)
+    repaired = teacher.repair(child)
+    assert all(torch.equal(u, v) for u, v in zip(repaired.units, child.units, strict=True)) and fits(repaired, parent)
+    assert same(teacher.repair(mutate_weights(child, rng)), repaired) and same(teacher.repair(repaired), repaired)
 
 
 @few
@@ -202,13 +210,14 @@ def test_repair_leaves_the_units_and_looks_at_nothing_else(network, seed):
 def test_a_parent_without_cuts_needs_no_repair(network):
     parent = Parent(network)
     x, y = rows_for(parent, 200), labels_for(parent, 200)
-    mended = Teacher(parent, x, y, label_step=0.0, ridge=1e-5).repair(parent.individual)
-    wanted, found = parent.run(parent.individual, x)[-1], parent.run(mended, x)[-1]
+    repaired = Teacher(parent, x, y, label_step=0.0, ridge=1e-5).repair(parent.individual)
+    wanted, found = parent.run(parent.individual, x)[-1], parent.run(repaired, x)[-1]
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.05*max(float(wanted.std(0).max()), 1e-2))
 
 
 def test_units_that_hardly_vary_can_be_solved_for():
-    network = build_network(Architecture(6, (Layer(20, "sigmoid"), Layer(20, "sigmoid"), Layer(3, "identity"))), torch_generator(0))
+    network = build_network(Architecture(6, (Layer(20, "sigmoid"), Layer(20, "sigmoid"), Layer(3, "identity"))),
+                            torch_generator(0))
     with torch.no_grad():
         for layer in network.layers[:2]: layer.linear.bias += 5
     parent = Parent(network)
@@ -226,9 +235,10 @@ def test_a_small_ridge_is_enough_for_units_that_say_the_same():
 
 @few
 @given(parents())
-def test_linear_rows_change_nothing(network):
+def test_linear_layers_change_nothing(network):
     x = torch.randn(50, network.architecture.n_inputs, generator=torch_generator(1, "inputs"))
-    torch.testing.assert_close(predict(with_linear_layers(network, x, 1.0), x), predict(network, x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(predict(with_linear_layers(network, x, 1.0), x), predict(network, x), rtol=1e-3,
+                               atol=1e-4)
 
 
 # Fronts
@@ -271,7 +281,8 @@ def test_the_first_front_survives(objectives, n):
     assert len(chosen) == len(set(chosen)) == n
     assert first <= set(chosen) if len(first) <= n else set(chosen) <= first
     ranks = pareto_ranks(objectives)
-    assert max(ranks[chosen]) <= min((ranks[i] for i in range(len(objectives)) if i not in chosen), default=len(objectives))
+    assert max(ranks[chosen]) <= min((ranks[i] for i in range(len(objectives)) if i not in chosen),
+                                     default=len(objectives))
 
 
 # Searches
@@ -279,8 +290,8 @@ def test_the_first_front_survives(objectives, n):
 def test_similarity_is_measured_on_all_rows_of_a_batch():
     network = build_network(Architecture(3, (Layer(9), Layer(2, "identity"))), torch_generator(0))
     x = rows_for(Parent(network), 400)
-    ground = Ground(network, x, x[:, 0] > 0, x, x[:, 0] > 0, EvolutionConfig(batch_size=300), 0)
-    assert ground.rows(1)[2].samples == 300
+    data = EvolutionData(network, x, x[:, 0] > 0, x, x[:, 0] > 0, EvolutionConfig(batch_size=300), 0)
+    assert data.batch(1)[2].samples == 300
 
 
 def fitted(network: DenseNetwork, x: torch.Tensor, y: torch.Tensor, steps: int = 150) -> DenseNetwork:
@@ -296,7 +307,7 @@ def fitted(network: DenseNetwork, x: torch.Tensor, y: torch.Tensor, steps: int =
 
 @pytest.fixture(scope="module")
 def spirals():
-    "A network that has learned some of two intertwined spirals, and their rows and classes: for training, for validation."
+    "A network that has learned some of two intertwined spirals, and rows and classes: for training, for validation."
     rng = generator(0, "spirals")
     y, t = rng.integers(0, 2, 400), rng.uniform(0.5, 2.5, 400)
     X = np.stack([t*np.cos(3*t + np.pi*y), t*np.sin(3*t + np.pi*y)], 1) + 0.05*rng.normal(size=(400, 2))
@@ -332,7 +343,8 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(spirals, confi
     with pytest.raises(NeonError, match="seed"): evolve(*spirals, config, seed=1, checkpoint=path)
     resumed = evolve(*spirals, config, checkpoint=path)
     assert resumed.records == whole.records and not path.exists()
-    assert all(same(a, b) for a, b in zip((*resumed.population, *resumed.archive), (*whole.population, *whole.archive), strict=True))
+    assert all(same(a, b) for a, b in zip((*resumed.population, *resumed.archive), (*whole.population, *whole.archive),
+                                          strict=True))
     assert np.array_equal(resumed.mean_fitness, whole.mean_fitness)
 
 
@@ -347,7 +359,8 @@ def test_the_archive_is_a_front_from_small_to_large(spirals):
     state = evolve(*spirals, NEON)
     size, loss = state.archive_scores.size, state.archive_scores.loss
     assert len(state.archive) == len(size) >= 3 and (np.diff(size) > 0).all() and (np.diff(loss) < 0).all()
-    for individual, s in zip(state.archive, size, strict=True): assert kept_width(state.parent, individual) == pytest.approx(s)
+    for individual, s in zip(state.archive, size, strict=True):
+        assert kept_width(state.parent, individual) == pytest.approx(s)
     smallest, i = state.smallest_within(float(size[1]))
     assert i == 1 and smallest is state.archive[1] and state.smallest_within(size[0] - 0.01) is None
 
@@ -377,9 +390,11 @@ def test_regression_from_beginning_to_end(sugar):
     state, quality = evolve(*sugar, NEON, task="regression"), CRITERIA["regression"].quality
     child, i = state.smallest_within(0.5)
     small = state.parent.to_network(child)
-    of_parent, of_child = (float(1 - (predict(net, x) - y).square().sum()/(y - y.mean()).square().sum()) for net in (network, small))
+    of_parent, of_child = (float(1 - (predict(net, x) - y).square().sum()/(y - y.mean()).square().sum())
+                           for net in (network, small))
     assert of_parent > 0.3 and of_child > of_parent - 0.1 and small.architecture.n_outputs == 1
-    assert float(quality(predict(small, x[:100]), y[:100])) == pytest.approx(float(state.archive_scores.accuracy[i]), abs=1e-4)
+    found = float(quality(predict(small, x[:100]), y[:100]))
+    assert found == pytest.approx(float(state.archive_scores.accuracy[i]), abs=1e-4)
 
 
 @SEARCHES
@@ -395,7 +410,8 @@ def test_regression_targets_may_be_a_vector(sugar, config):
 
 def test_more_neighbours_than_rows(spirals):
     with pytest.raises(NeonError, match="perplexity"): evolve(*spirals, PAPER.replace(batch_size=31))
-    assert Ground(*spirals, NEON.replace(similarity_rows=31), 0).fixed.perplexity == 10  # a third of the rows that are always the same
+    data = EvolutionData(*spirals, NEON.replace(similarity_rows=31), 0)
+    assert data.fixed_similarity.perplexity == 10  # a third of the rows that are always the same
     with pytest.raises(NeonError, match="perplexity"): evolve(*spirals, NEON.replace(similarity_rows=3))
 
 
@@ -405,13 +421,14 @@ def test_missing_inputs(spirals, config, place):
     rows = list(spirals)
     rows[place] = rows[place].clone()
     rows[place][7, 1] = float("nan")
-    if config is PAPER and place == 3: assert evolve(*rows, config).records  # the published search does not look at validation rows
+    # the published search does not look at validation rows
+    if config is PAPER and place == 3: assert evolve(*rows, config).records
     else:
         with pytest.raises(NeonError, match="finite"): evolve(*rows, config)
 
 
 @SEARCHES
-def test_a_parent_without_hidden_rows(spirals, config):
+def test_a_parent_without_hidden_layers(spirals, config):
     network = build_network(Architecture(2, (Layer(2, "identity"),)))
     with pytest.raises(NeonError, match="no hidden layer"): evolve(network, *spirals[1:], config)
 
@@ -420,7 +437,8 @@ def test_names_and_settings_that_do_not_exist(spirals):
     with pytest.raises(NeonError, match="unknown preset"): evolve(*spirals, "best")
     with pytest.raises(NeonError, match="unknown preset"): get_preset("")
     for wrong in (dict(population=1), dict(generations=-1), dict(weights=(1, 2)), dict(weights=(1, float("nan"), 1)),
-                  dict(mutation_rate=1.5), dict(selection="best"), dict(objectives=("speed",)), dict(elitism=True), dict(perplexity=0.5)):
+                  dict(mutation_rate=1.5), dict(selection="best"), dict(objectives=("speed",)), dict(elitism=True),
+                  dict(perplexity=0.5)):
         with pytest.raises(NeonError, match=next(iter(wrong))): EvolutionConfig(**wrong)
 
 

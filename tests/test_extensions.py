@@ -214,7 +214,7 @@ def test_a_method_of_your_own_in_study_table_and_figure(tmp_path):
     run_study(config, tmp_path, progress=False)
     gather(tmp_path)
     study = load_study(tmp_path)
-    assert set(as_text(main_table(study.rows)).method) == {"Thirds", "Uniform schedule, refit"}
+    assert set(as_text(main_table(study.rows)).method) == {"Thirds", "uniform, refit"}
     assert "Thirds" in [text.get_text() for text in front_figure(front_table(study.rows)).findobj(Text)]
 
 

@@ -39,10 +39,11 @@ QUICK = PlannerConfig(iterations=3, groups=1, episodes=4, epochs=2, imitation=3)
 
 
 def networks_on(data, *widths):
-    nets = [build_network(Architecture(data.n_features, (*(Layer(w) for w in ws), Layer(data.n_classes, "identity"))), torch_generator(i, "t"))
+    last = Layer(data.n_classes, "identity")
+    nets = [build_network(Architecture(data.n_features, (*(Layer(w) for w in ws), last)), torch_generator(i, "t"))
             for i, ws in enumerate(widths)]
-    results = train_networks(nets, data.X_train, data.y_train, data.X_validation, data.y_validation, TrainingConfig(10, 32, 4e-3), 0)
-    return [r.network for r in results]
+    rows = undivided(data)
+    return [r.network for r in train_networks(nets, *rows.fit, *rows.compare, TrainingConfig(10, 32, 4e-3), 0)]
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +86,14 @@ def test_training_repeats_itself_and_resumes(training_networks, tmp_path):
 
     class Stop(Exception): pass
 
-    def interrupt(row):
-        if row["update"] == 1: raise Stop
+    def interrupt(entry):
+        if entry["update"] == 1: raise Stop
     with pytest.raises(Stop): train_planner(training_networks, QUICK, 3, file, 0, callback=interrupt)
     assert len(load_planner(file).log) in (1, 2)
     resumed = train_planner(training_networks, QUICK, 3, file)
     assert resumed.log == whole.log
-    for a, b in zip(whole.policy.state_dict().values(), resumed.policy.state_dict().values(), strict=True): assert torch.equal(a, b)
+    states = (agent.policy.state_dict().values() for agent in (whole, resumed))
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
     with pytest.raises(NeonError, match="other settings"): train_planner(training_networks, QUICK, 4, file)
 
 
@@ -104,7 +106,8 @@ def test_the_policy_learns_the_right_action(training_networks):
         log_p = logits.log_softmax(1)[0].detach()
         offered = np.flatnonzero(observation["mask"])
         value = values[0].item()
-        decisions = [Decision(observation, int(a), float(log_p[a]), value, float(a == offered[1]), True) for a in offered for _ in range(8)]
+        decisions = [Decision(observation, int(a), float(log_p[a]), value, float(a == offered[1]), True)
+                     for a in offered for _ in range(8)]
         episodes = [[d] for d in decisions]
         agent.update(episodes, torch_generator(0, "u"))
     assert int(agent.policy(batched([observation]))[0].argmax()) == offered[1]
@@ -125,9 +128,9 @@ def test_larger_budgets_give_smaller_networks(tables, networks):
     agent, budgets = load_planner(), (0.0, 1.0, 5.0, 20.0)
     sizes = [[r.network.architecture.n_params for r in plan_budgets(agent, n, undivided(tables[name]), budgets)]
              for name in tables for n in networks[name]]
-    assert all(list(row) == sorted(row, reverse=True) for row in sizes)
+    assert all(list(s) == sorted(s, reverse=True) for s in sizes)
     assert np.log2(np.array(sizes)[:, 0]/np.array(sizes)[:, -1]).mean() > 0.5
-    alone = np.log2([[plan(agent, n, undivided(tables[name]), budget=b).network.architecture.n_params for b in (0.0, 20.0)]
+    alone = np.log2([[plan(agent, n, undivided(tables[name]), b).network.architecture.n_params for b in (0.0, 20.0)]
                      for name in tables for n in networks[name]]).mean(0)
     assert alone[0] > alone[1] + 0.5, alone  # the budget by itself, without help from other budgets
 
@@ -136,9 +139,10 @@ def test_a_plan_keeps_its_word(tables, networks):
     data, agent = tables["breast_cancer"], load_planner()
     for network in networks["breast_cancer"]:
         before = [p.clone() for p in network.parameters()]
-        r = plan(agent, network, undivided(data), budget=2.0)
-        assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)), "the network that came in is untouched"
-        assert r.network.architecture.n_params == min(v.size for v in r.visits if v.within) < network.architecture.n_params
+        r, size = plan(agent, network, undivided(data), budget=2.0), network.architecture.n_params
+        untouched = all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+        assert untouched, "the network that came in has changed"
+        assert r.network.architecture.n_params == min(v.size for v in r.visits if v.within) < size
         accuracy = float((r.network(data.X_validation).argmax(1) == data.y_validation).float().mean())
         assert 100*(r.accuracy_before - accuracy) <= 2.0 + 1e-6
         assert r.reasons and all(text.startswith("pass ") for text in r.reasons)
@@ -152,17 +156,18 @@ def test_a_plan_keeps_its_word(tables, networks):
 
 def test_any_depth_and_width(tables):
     data = tables["wine"]
-    deep = build_network(Architecture(13, (*(Layer(12 + i) for i in range(14)), Layer(3, "identity"))), torch_generator(0, "deep"))
-    wide = build_network(Architecture(13, (Layer(3000), Layer(3, "identity"))), torch_generator(0, "wide"))
-    none = build_network(Architecture(13, (Layer(3, "identity"),)), torch_generator(0, "none"))
-    for network in (deep, wide, none):
-        assert plan(load_planner(), network, undivided(data), budget=5.0).network.architecture.n_params <= network.architecture.n_params
+    hidden = {"deep": [Layer(12 + i) for i in range(14)], "wide": [Layer(3000)], "none": []}
+    for name, layers in hidden.items():
+        network = build_network(Architecture(13, (*layers, Layer(3, "identity"))), torch_generator(0, name))
+        found = plan(load_planner(), network, undivided(data), budget=5.0).network
+        assert found.architecture.n_params <= network.architecture.n_params
 
 
 def test_wrong_input_is_refused(tables, networks):
     data, network, agent = tables["wine"], networks["wine"][0], Planner()
     rows = undivided(data)
-    narrow, shifted = (replace(rows, fit=part) for part in (Part(rows.fit.x[:, :3], rows.fit.y), Part(rows.fit.x, rows.fit.y + 1)))
+    x, y = rows.fit
+    narrow, shifted = (replace(rows, fit=part) for part in (Part(x[:, :3], y), Part(x, y + 1)))
     with pytest.raises(NeonError, match="features"): plan(agent, network, narrow, budget=1.0)
     with pytest.raises(NeonError, match="classes"): plan(agent, network, shifted, budget=1.0)
     with pytest.raises(NeonError, match="at least 0|percentage points"): plan(agent, network, rows, budget=-1.0)
@@ -172,12 +177,12 @@ def test_wrong_input_is_refused(tables, networks):
 def test_the_template_runs(root, tmp_path):
     parameters = dict(datasets="iris wine", n_networks=2, n_learn=1, iterations=1, episodes=2, budgets="5", workers=1,
                       output_dir=str(tmp_path/"run"))
-    papermill.execute_notebook(str(root/"nbs"/"runs"/"offline_agent.ipynb"), str(tmp_path/"copy.ipynb"), parameters, kernel_name="python3",
-                               progress_bar=False)
+    template, copy = str(root/"nbs"/"runs"/"offline_agent.ipynb"), str(tmp_path/"copy.ipynb")
+    execute = lambda parameters: papermill.execute_notebook(template, copy, parameters, kernel_name="python3",
+                                                            progress_bar=False)
+    execute(parameters)
     assert {"config.json", "result.json", "agent_folds.csv"} <= {p.name for p in (tmp_path/"run").iterdir()}
-    with pytest.raises(papermill.PapermillExecutionError, match="other settings"):
-        papermill.execute_notebook(str(root/"nbs"/"runs"/"offline_agent.ipynb"), str(tmp_path/"copy.ipynb"), {**parameters, "seed": 1},
-                                   kernel_name="python3", progress_bar=False)
+    with pytest.raises(papermill.PapermillExecutionError, match="other settings"): execute({**parameters, "seed": 1})
 
 
 def test_files(tmp_path):
@@ -191,9 +196,10 @@ def test_files(tmp_path):
 
 
 def test_the_wheel_holds_the_agent(root, tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path)]
-    copied = tmp_path/"source"
-    listing = ["git", "ls-files", "-co", "--exclude-standard", "-z", "neon", "setup.py", "settings.ini", "MANIFEST.in", "README.md"]
+    pip = [sys.executable, "-m", "pip"]
+    command = [*pip, "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path)]
+    copied, parts = tmp_path/"source", ("neon", "setup.py", "settings.ini", "MANIFEST.in", "README.md")
+    listing = ["git", "ls-files", "-co", "--exclude-standard", "-z", *parts]
     subprocess.run(listing, cwd=root, stdout=(tmp_path/"list").open("wb"), check=True)
     for name in (tmp_path/"list").read_bytes().decode().split("\0")[:-1]:
         (copied/name).parent.mkdir(parents=True, exist_ok=True)
@@ -224,9 +230,10 @@ def test_evaluation_has_every_method(training_networks):
 def test_a_stranger_sees_other_states(training_networks):
     agent = load_planner()
     own = recorded(agent, training_networks[0], 1.0)
-    log = play([PlanEpisode(o, 1.0) for o in training_networks[1]], stranger_chooser(agent, own, training_networks[1]), 0)
+    own_episodes, other = ([PlanEpisode(o, 1.0) for o in group] for group in training_networks)
+    log = play(other, stranger_chooser(agent, own, training_networks[1]), 0)
     assert np.array_equal(log[0][0].observation["tokens"], own[0][0]["tokens"])
-    same = play([PlanEpisode(o, 1.0) for o in training_networks[0]], chooser(agent.policy), 0)
+    same = play(own_episodes, chooser(agent.policy), 0)
     assert [[d.action for d in e] for e in same] == [[d.action for d in e] for e in play(
         [PlanEpisode(o, 1.0) for o in training_networks[0]], stranger_chooser(agent, own, training_networks[0]), 0)]
 

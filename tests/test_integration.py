@@ -7,7 +7,14 @@ import torch
 from neon.foundations.core import Protocol, TrainingConfig, generator, torch_generator
 from neon.foundations.data import as_dataset, prepare
 from neon.foundations.networks import Architecture, Layer, build_network, load_network, save_network
-from neon.foundations.results import RESULT_COLUMNS, check_results, check_training, read_results, results_table, write_results
+from neon.foundations.results import (
+    RESULT_COLUMNS,
+    check_results,
+    check_training,
+    read_results,
+    results_table,
+    write_results,
+)
 from neon.foundations.training import evaluate, train_networks
 from neon.published.agent import (
     Agent,

@@ -1,4 +1,4 @@
-"""One notebook, one module; a module imports only from notebooks with a lower number; the package stands without its tools.
+"""One notebook, one module; modules import only from notebooks of a lower number; the package needs no notebook tools.
 
 nbdev accepts several mistakes in silence: a misspelt directive, a directive below code, two notebooks for one module,
 a cell that mixes imports with other code. Each is a failure here, and the checks themselves are tried on examples.
@@ -16,8 +16,8 @@ DIRECTIVES = {"default_exp": True, "export": False, "exporti": False, "hide": Fa
               "code-fold:": True, "echo:": True, "output:": True, "eval:": True, "warning:": True,
               "label:": True, "fig-cap:": True, "fig-alt:": True, "tbl-cap:": True}
 EXPORTING = {"export", "exporti"}
-TOOLS = ("nbdev", "fastcore", "execnb", "papermill", "jupyterlab", "jupyter_client", "nbclient", "nbformat", "ipykernel", "IPython",
-         "pytest", "hypothesis")
+TOOLS = ("nbdev", "fastcore", "execnb", "papermill", "jupyterlab", "jupyter_client", "nbclient", "nbformat",
+         "ipykernel", "IPython", "pytest", "hypothesis")
 DIRECTIVE_LINE = re.compile(r"^\s*#\s*\|")
 
 
@@ -80,15 +80,16 @@ def imported_modules(tree: ast.AST, package: str = "neon") -> set[str]:
 
 
 def neon_modules(tree: ast.AST, known: set[str], package: str = "neon") -> set[str]:
-    "Modules of ours that a syntax tree imports, without the leading `neon.`; a name that no notebook exports stays as it is."
+    "Modules of ours that a syntax tree imports, without the leading `neon.`; names that no notebook exports stay."
     names = {name.removeprefix("neon.") for name in imported_modules(tree, package) if name.startswith("neon.")}
     inside = lambda name: any(m == name or name.startswith(f"{m}.") or m.startswith(f"{name}.") for m in known)
     return {name for name in names if name in known or not inside(name)}
 
 
 def leaks_of(tree: ast.Module) -> list[str]:
-    "Statements at the top of a cell that change a setting of the whole process, which the next notebook in the worker would inherit."
-    settings = ("set_grad_enabled", "set_default_dtype", "set_default_device", "use_deterministic_algorithms", "seterr", "chdir")
+    "Statements at the top of a cell that change a setting of the process, which its next notebook would inherit."
+    settings = ("set_grad_enabled", "set_default_dtype", "set_default_device", "use_deterministic_algorithms", "seterr",
+                "chdir")
     found = []
     for node in tree.body:
         calls = [node.value] if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else []
@@ -104,7 +105,8 @@ def modules(notebooks) -> dict[str, str]:
     found = [(args["default_exp"], path) for path, nb in notebooks.items() for source in code_cells(nb)
              if "default_exp" in (args := directives(source))]
     names = [name for name, _ in found]
-    assert len(names) == len(set(names)), f"two notebooks export one module; the later would win in silence: {sorted(found)}"
+    twice = f"two notebooks export one module; the later would win in silence: {sorted(found)}"
+    assert len(names) == len(set(names)), twice
     assert names, "no notebook has a `#| default_exp`"
     return dict(found)
 
@@ -131,50 +133,60 @@ def test_directive_errors_are_found(source, error):
 def test_mixed_cells_and_imports_are_found():
     assert mixes_imports("import os\nx = 1") and mixes_imports("#| export\nfrom a import b\n\ndef f(): pass")
     assert not mixes_imports("import os\nfrom a import b") and not mixes_imports("x = 1\ndef f():\n    import os\n")
-    imports = "from neon.foundations import core\nimport neon.cli as a\nfrom neon.published.agent import f\nfrom ..methods.guard import x\nfrom . import runs"
+    imports = ("from neon.foundations import core\nimport neon.cli as a\nfrom neon.published.agent import f\n"
+               "from ..methods.guard import x\nfrom . import runs")
     known = {"foundations.core", "cli", "published.agent", "methods.guard", "published.runs"}
     assert neon_modules(ast.parse(imports), known, "neon.published") == known
-    assert neon_modules(ast.parse("from neon.nowhere import x\nfrom .core import y"), known) == {"nowhere", "nowhere.x", "core", "core.y"}
+    unknown = ast.parse("from neon.nowhere import x\nfrom .core import y")
+    assert neon_modules(unknown, known) == {"nowhere", "nowhere.x", "core", "core.y"}
 
 
 def test_directives_are_well_formed(notebooks):
-    errors = [f"nbs/{path}: {error}" for path, nb in notebooks.items() for source in code_cells(nb) for error in directive_errors(source)]
+    errors = [f"nbs/{path}: {error}" for path, nb in notebooks.items() for source in code_cells(nb)
+              for error in directive_errors(source)]
     assert not errors, "\n".join(errors)
 
 
 def test_default_exp_stands_alone_and_first(notebooks, modules):
     for path in modules.values():
-        first = notebooks[path]["cells"][0]
-        assert re.fullmatch(r"#\| default_exp [a-z_.]+", source_of(first)), f"nbs/{path}: the first cell is not a lone `#| default_exp`"
+        alone = re.fullmatch(r"#\| default_exp [a-z_.]+", source_of(notebooks[path]["cells"][0]))
+        assert alone, f"nbs/{path}: the first cell is not a lone `#| default_exp`"
 
 
 def test_only_notebooks_with_a_module_export(notebooks, modules):
-    exporting = {path for path, nb in notebooks.items() for source in code_cells(nb) if EXPORTING & directives(source).keys()}
+    exporting = {path for path, nb in notebooks.items() for source in code_cells(nb)
+                 if EXPORTING & directives(source).keys()}
     assert exporting == set(modules.values())
 
 
 def test_every_module_has_its_notebook(root, modules):
-    written = {".".join(p.relative_to(root / "neon").with_suffix("").parts) for p in (root / "neon").rglob("*.py") if not p.stem.startswith("_")}
+    files = [p.relative_to(root / "neon") for p in (root / "neon").rglob("*.py") if not p.stem.startswith("_")]
+    written = {".".join(p.with_suffix("").parts) for p in files}
     assert written == set(modules), "modules without a notebook, or notebooks never exported"
 
 
 def test_no_cell_mixes_imports_with_other_code(notebooks):
-    mixed = [f"nbs/{path}:\n{source}" for path, nb in notebooks.items() for source in code_cells(nb) if mixes_imports(source)]
+    mixed = [f"nbs/{path}:\n{source}" for path, nb in notebooks.items() for source in code_cells(nb)
+             if mixes_imports(source)]
     assert not mixed, "\n\n".join(mixed)
 
 
 def test_no_notebook_changes_the_process_it_runs_in(notebooks):
-    assert leaks_of(ast.parse("torch.set_grad_enabled(False);")) and leaks_of(ast.parse("import os\nos.environ['A'] = '1'"))
+    assert leaks_of(ast.parse("torch.set_grad_enabled(False);"))
+    assert leaks_of(ast.parse("import os\nos.environ['A'] = '1'"))
     assert not leaks_of(ast.parse("with torch.set_grad_enabled(False): pass"))
-    leaks = [f"nbs/{path}: {leak}" for path, nb in notebooks.items() for source in code_cells(nb) for leak in leaks_of(parsed(source))]
-    assert not leaks, "nbdev_test reuses its workers, so this reaches other notebooks (use a `with` block):\n" + "\n".join(leaks)
+    leaks = [f"nbs/{path}: {leak}" for path, nb in notebooks.items() for source in code_cells(nb)
+             for leak in leaks_of(parsed(source))]
+    why = "nbdev_test reuses its workers, so this reaches other notebooks (use a `with` block):\n"
+    assert not leaks, why + "\n".join(leaks)
 
 
 def test_exported_code_keeps_to_the_rules(notebooks, modules):
     for path in modules.values():
         for source in code_cells(notebooks[path]):
             if not EXPORTING & directives(source).keys(): continue
-            assert not re.search(r"(?m)^\s*[%!]", source), f"nbs/{path}: a magic in an exported cell breaks the module:\n{source}"
+            magic = re.search(r"(?m)^\s*[%!]", source)
+            assert not magic, f"nbs/{path}: a magic in an exported cell breaks the module:\n{source}"
             tree = parsed(source)
             stars = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and any(a.name == "*" for a in n.names)]
             assert not stars, f"nbs/{path}: star import in an exported cell"
@@ -190,7 +202,8 @@ def uses_of(root, name: str, notebook: dict, known: set[str]) -> dict[str, set[s
     file = f"neon/{name.replace('.', '/')}.py"
     package = ".".join(["neon", *name.split(".")[:-1]])
     cells = set().union(*(neon_modules(parsed(source), known) for source in code_cells(notebook)))
-    return {"the notebook": cells, file: neon_modules(ast.parse((root / file).read_text(encoding="utf-8")), known, package)}
+    tree = ast.parse((root / file).read_text(encoding="utf-8"))
+    return {"the notebook": cells, file: neon_modules(tree, known, package)}
 
 
 def test_a_module_imports_only_lower_numbers(root, notebooks, modules):
@@ -198,7 +211,8 @@ def test_a_module_imports_only_lower_numbers(root, notebooks, modules):
     for name, path in modules.items():
         for where, found in uses_of(root, name, notebooks[path], set(modules)).items():
             used = found - {name, "__version__"}
-            assert used <= set(order), f"{where} of nbs/{path} imports what no notebook exports: {sorted(used - set(order))}"
+            unknown = sorted(used - set(order))
+            assert not unknown, f"{where} of nbs/{path} imports what no notebook exports: {unknown}"
             above = sorted(m for m in used if order[m] > order[name])
             assert not above, f"{where} of nbs/{path} imports from higher-numbered notebooks: {above}"
 
@@ -207,7 +221,8 @@ def test_no_arrow_between_wings_points_upward(root, notebooks, modules):
     "A wing is a numbered folder of notebooks; what it imports lies in itself or in a folder of a lower number."
     wing = {name: path.split("/")[0] for name, path in modules.items()}
     arrows = {(wing[name], wing[used]) for name, path in modules.items()
-              for found in uses_of(root, name, notebooks[path], set(modules)).values() for used in found & set(modules)}
+              for found in uses_of(root, name, notebooks[path], set(modules)).values()
+              for used in found & set(modules)}
     assert len(set(wing.values())) <= 9 and not [(a, b) for a, b in arrows if b > a]
 
 
@@ -230,6 +245,7 @@ found = sorted({{m.split('.')[0] for m in sys.modules}} & set(blocked))
 assert not found, found
 print('imported', len({sorted(modules)!r}))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"imported {len(modules)}"

@@ -172,9 +172,9 @@ def padding(parameter: torch.Tensor, *sizes) -> torch.Tensor:
 
 def assert_padding_is_zero(stack: Stack, architectures: list[Architecture], get) -> None:
     "`get` of every parameter (its value, or its gradient) is 0 outside the networks."
-    for r, layer in enumerate(stack.layers):
+    for i, layer in enumerate(stack.layers):
         for b, a in enumerate(architectures):
-            n_in, n_out = a.widths[r], a.widths[r + 1]
+            n_in, n_out = a.widths[i], a.widths[i + 1]
             assert (padding(get(layer.weight)[b], n_in, n_out) == 0).all()
             assert (padding(get(layer.bias)[b, 0], n_out) == 0).all()
             for norm, width in ((layer.before, n_in), (layer.after, n_out)):

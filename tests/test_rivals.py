@@ -29,7 +29,7 @@ pytest.importorskip("stable_baselines3")
 
 
 def method_of(name: str):
-    "The function of a rival; AMC with few walks."
+    "The function of a rival; AMC with few episodes."
     return partial(amc, passes=int(name[-1]), settings=SHORT) if name.startswith("amc") else METHODS[name].propose
 
 
@@ -45,9 +45,10 @@ def rows(data):
 
 @pytest.fixture(scope="module")
 def network(data):
-    layers = (Layer(10, before=("batchnorm",)), Layer(8, "sigmoid", before=("dropout",)), Layer(6, after=("batchnorm",)),
-              Layer(3, "identity"))
-    trained, = anneal([build_network(Architecture(data.n_features, layers))], data.X_train, data.y_train, AnnealConfig(150, 64, 5e-3))
+    layers = (Layer(10, before=("batchnorm",)), Layer(8, "sigmoid", before=("dropout",)),
+              Layer(6, after=("batchnorm",)), Layer(3, "identity"))
+    drawn = build_network(Architecture(data.n_features, layers))
+    trained, = anneal([drawn], data.X_train, data.y_train, AnnealConfig(150, 64, 5e-3))
     return trained
 
 
@@ -61,12 +62,11 @@ def first(name, network, rows, config=CONFIG, n=1):
 @pytest.mark.parametrize("name", NAMES)
 def test_smaller_and_fitting(name, network, rows):
     before = numbers(network).clone()
-    seen = []
+    seen, quick = [], replace(METHODS[name], propose=method_of(name))
     def spy():
-        for candidate in METHODS[name].candidates(network, rows, ANY, CONFIG) if not name.startswith("amc") else short():
+        for candidate in quick.candidates(network, rows, ANY, CONFIG):
             seen.append(candidate.size)
             yield candidate
-    short = lambda: replace(METHODS[name], propose=method_of(name)).candidates(network, rows, ANY, CONFIG)
     best = judge(spy(), network, rows, [ANY])[0].chosen.candidate
     assert seen == sorted(seen, reverse=True) and seen[0] < network.architecture.n_params
     assert best.size < network.architecture.n_params and best.network.architecture.depth == 3
@@ -98,7 +98,7 @@ def test_registered_with_their_passes():
     assert [name for name in NAMES if METHODS[name].stochastic] == ["amc1", "amc4"]
 
 
-def test_walks_keep_to_their_size_and_agents_to_their_generators(network, data):
+def test_episodes_keep_to_their_size_and_agents_to_their_generators(network, data):
     plain = trainable(network)
     most = plain.architecture.n_params//3
     env = LayerEnv(Refits(plain, data.X_train), most, data.X_validation, data.y_validation)

@@ -150,7 +150,7 @@ def to_be_tested(
             yield from (replace(c, budget=guard.budget, tested_on=name) for c in found if search.size(c) < whole)
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #bdc5c513
-@method("compress", label="compress", family="search", source="Plan, search and guard", stochastic=True, splits=True,
+@method("compress", label="compress", family="ours", source="Plan, search and guard", stochastic=True, splits=True,
         plans=True, values=True, guard={"patience": 5, "sequences": 2})
 def plan_and_search(
     network: DenseNetwork, # As it was; not changed

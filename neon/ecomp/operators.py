@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Teacher', 'unit_orders', 'ordered_population', 'with_linear_layers', 'match_units', 'recombine_aligned',
-           'mutate_widths', 'with_origins', 'pareto_ranks', 'crowding_distance', 'survivors']
+           'exchange_units', 'mutate_widths', 'pareto_ranks', 'crowding_distance', 'survivors']
 
 # %% ../../nbs/4_ecomp/02_operators.ipynb #b52a23c6
 from collections.abc import Sequence
@@ -20,61 +20,18 @@ from .published import CRITERIA, Individual, Parent, Criterion, _activate, keep_
 from ..foundations.networks import DenseNetwork
 from ..foundations.surgery import elimination_order, fold_norms, insert_linear_layer
 
-# %% ../../nbs/4_ecomp/02_operators.ipynb #1979f4e9
-class Teacher:
-    "The parent's pre-activations on training rows, and the outputs that children are repaired towards."
-
-    def __init__(
-        self,
-        parent: Parent,
-        x: Tensor, # (n, n_inputs) training rows
-        y: Tensor, # (n,) their classes, or whatever the task takes
-        task: Criterion = CRITERIA["classification"],
-        label_step: float = 2.0, # Size of the step from the parent's outputs towards the targets; 0: none
-        ridge: float = 1e-4,     # Relative to the mean diagonal of the centred H'H
-    ):
-        require(parent.architecture.depth >= 1, "the network has no hidden layer, so there is nothing to take out")
-        self.parent, self.ridge, h, targets = parent, ridge, x, []
-        for W, b, activation in zip(parent.individual.weights, parent.individual.biases, parent.activations, strict=True):
-            z = torch.nn.functional.linear(h, W, b)
-            targets.append(z)
-            h = activation(z)
-            if len(targets) == 1: self.first = h.T.contiguous()
-        targets[-1] = z + label_step*task.residual(z, y)
-        self.aims = [z.mean(0) for z in targets]  # (width,)
-        self.targets = [(z - aim).T.contiguous() for z, aim in zip(targets, self.aims, strict=True)]  # (width, n): units are picked
-        self.moments = _moments(self.first, self.targets[1], self.aims[1])
-
-    def output(self, layer: int) -> Tensor: # (n, width)
-        "What a hidden row of the parent passes on."
-        return (self.first if layer == 0 else self.parent.activations[layer](self.targets[layer] + self.aims[layer][:, None])).T
-
-    @torch.no_grad()
-    def repair(self, individual: Individual) -> Individual:
-        "The individual of the same units, with weights by least squares."
-        own, origins = self.parent.individual, [*individual.origins, slice(None)]
-        weights, biases = [own.weights[0][origins[0]]], [own.biases[0][origins[0]]]
-        h = self.first[origins[0]]
-        for r in range(1, len(own.weights)):
-            if r > 1: moments = _moments(h, self.targets[r][origins[r]], self.aims[r][origins[r]])
-            else: moments = _part(self.moments, origins[0], origins[1])
-            V, b = _solve(moments, self.ridge)
-            weights.append(V)
-            biases.append(b)
-            if r < len(own.weights) - 1: h = _activate(self.parent.activations[r], torch.addmm(b[:, None], V, h))
-        return Individual(tuple(weights), tuple(biases), individual.origins)
-
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #56abc718
 @dataclass(frozen=True)
 class _Moments:
+    "What a regression of Z (outputs, n) on H (k, n) needs to know."
     gram: Tensor    # (k, k) float64, H'H of the centred H
     cross: Tensor   # (k, outputs) float64, H'Z of both centred
     mean: Tensor    # (k,) of H
     aim: Tensor     # (outputs,) mean of Z
 
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #00e0c684
 def _moments(
-    H: Tensor,   # (k, n) what a row receives
+    H: Tensor,   # (k, n) what a layer receives
     Z: Tensor,   # (outputs, n) centred, what it should say
     aim: Tensor, # (outputs,) its mean
 ) -> _Moments:
@@ -88,54 +45,111 @@ def _gram(C: Tensor) -> Tensor: # (k, k)
     "C C'; on the CPU by NumPy, which computes one half of it."
     return torch.from_numpy(C.numpy() @ C.numpy().T) if C.device.type == "cpu" else C @ C.T
 
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #1afef4a5
 def _part(moments: _Moments, inputs: Tensor, outputs: Tensor | slice) -> _Moments:
     "The moments of some inputs and outputs."
-    return _Moments(moments.gram[inputs][:, inputs], moments.cross[inputs][:, outputs], moments.mean[inputs], moments.aim[outputs])
+    gram, cross = moments.gram[inputs][:, inputs], moments.cross[inputs][:, outputs]
+    return _Moments(gram, cross, moments.mean[inputs], moments.aim[outputs])
 
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #98369916
 def _solve(moments: _Moments, ridge: float) -> tuple[Tensor, Tensor]:
-    "Ridge regression: weights (outputs, k) and biases (outputs,); more ridge where rounding would not let it be solved."
+    "Ridge regression: weights (outputs, k) and biases (outputs,)."
     diagonal = moments.gram.diagonal()
-    require(bool(torch.isfinite(diagonal).all()), "the activations of this layer are not finite: no weights can be solved for")
+    require(bool(torch.isfinite(diagonal).all()),
+            "the activations of this layer are not finite: no weights can be solved for")
     for tenfold in range(8):
-        system = moments.gram + torch.diag_embed((ridge*10**tenfold*diagonal.mean() + 1e-12).expand(len(diagonal)))
-        factor, failed = torch.linalg.cholesky_ex(system)
+        damping = (ridge*10**tenfold*diagonal.mean() + 1e-12).expand(len(diagonal))
+        factor, failed = torch.linalg.cholesky_ex(moments.gram + torch.diag_embed(damping))
         if not failed: break
     V = torch.cholesky_solve(moments.cross, factor).T.to(moments.mean)
     return V, moments.aim - V @ moments.mean
 
+# %% ../../nbs/4_ecomp/02_operators.ipynb #1979f4e9
+class Teacher:
+    "The parent's pre-activations on training rows, and the outputs that children are repaired towards."
+
+    def __init__(
+        self,
+        parent: Parent, # Whose units children are made of
+        x: Tensor, # (n, n_inputs) training rows
+        y: Tensor, # (n,) their classes, or whatever the task takes
+        task: Criterion = CRITERIA["classification"], # Says what is more right
+        label_step: float = 2.0, # Size of the step from the parent's outputs towards the targets; 0: none
+        ridge: float = 1e-4,     # Relative to the mean diagonal of the centred H'H
+    ):
+        require(parent.architecture.depth >= 1, "the network has no hidden layer, so there is nothing to take out")
+        self.parent, self.ridge, h, targets = parent, ridge, x, []
+        own = parent.individual
+        for W, b, activation in zip(own.weights, own.biases, parent.activations, strict=True):
+            z = torch.nn.functional.linear(h, W, b)
+            targets.append(z)
+            h = activation(z)
+            if len(targets) == 1: self.first = h.T.contiguous()
+        targets[-1] = z + label_step*task.residual(z, y)
+        self.aims = [z.mean(0) for z in targets]  # (width,)
+        self.targets = [(z - aim).T.contiguous() for z, aim in zip(targets, self.aims, strict=True)]  # (width, n)
+        self.moments = _moments(self.first, self.targets[1], self.aims[1])
+
+    def output(
+        self,
+        layer: int,  # Hidden layer, from 0
+    ) -> Tensor:     # (n, width)
+        "What a hidden layer of the parent passes on."
+        if layer == 0: return self.first.T
+        return self.parent.activations[layer](self.targets[layer] + self.aims[layer][:, None]).T
+
+    @torch.no_grad()
+    def repair(
+        self,
+        individual: Individual, # Only its units are looked at
+    ) -> Individual:
+        "The individual of the same units, with weights by least squares."
+        own, units = self.parent.individual, [*individual.units, slice(None)]
+        weights, biases = [own.weights[0][units[0]]], [own.biases[0][units[0]]]
+        h = self.first[units[0]]
+        for r in range(1, len(own.weights)):
+            if r > 1: moments = _moments(h, self.targets[r][units[r]], self.aims[r][units[r]])
+            else: moments = _part(self.moments, units[0], units[1])
+            V, b = _solve(moments, self.ridge)
+            weights.append(V)
+            biases.append(b)
+            if r < len(own.weights) - 1: h = _activate(self.parent.activations[r], torch.addmm(b[:, None], V, h))
+        return Individual(tuple(weights), tuple(biases), individual.units)
+
 # %% ../../nbs/4_ecomp/02_operators.ipynb #184fbd5d
-def unit_orders(teacher: Teacher) -> list[Tensor]: # Per hidden row (width,), the most important unit first
-    "Backward elimination in every hidden row of the parent."
+def unit_orders(
+    teacher: Teacher,  # Of the parent
+) -> list[Tensor]:     # Per hidden layer (width,), the most important unit first
+    "Backward elimination in every hidden layer of the parent."
     weights = teacher.parent.individual.weights
     return [elimination_order(teacher.output(r), weights[r + 1]) for r in range(teacher.parent.architecture.depth)]
 
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #afa5f3e6
 def ordered_population(
-    parent: Parent,
+    parent: Parent,            # Whose units these are
     orders: Sequence[Tensor],  # From `unit_orders`
     n: int,                    # Individuals
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # Draws the deviations
     widest: float = 0.9,       # Share of width of the first individual, before deviations
     narrowest: float = 0.05,   # And of the last
-    spread: float = 0.4,       # Standard deviation of the logarithm of a row's share
+    spread: float = 0.4,       # Standard deviation of the logarithm of a layer's share
 ) -> list[Individual]:
     "The parent cut to the units that go last, at n sizes and as many shapes."
     population = []
     for i, share in enumerate(np.linspace(widest, narrowest, n)):
         deviations = np.exp(rng.normal(0, spread*(i % 2), len(orders)))
         keep = [int(np.clip(round(share*len(o)*d), 1, len(o))) for o, d in zip(orders, deviations, strict=True)]
-        population.append(keep_units(parent.individual, [o[:k].sort().values for o, k in zip(orders, keep, strict=True)]))
+        stay = [o[:k].sort().values for o, k in zip(orders, keep, strict=True)]
+        population.append(keep_units(parent.individual, stay))
     return population
 
 # %% ../../nbs/4_ecomp/02_operators.ipynb #880a1e05
 def with_linear_layers(
-    network: DenseNetwork,
+    network: DenseNetwork, # Any; norms are folded
     x: Tensor,             # (n, n_inputs) training rows
-    at_least: float = 3.0, # Before rows with so many times more inputs than units
+    at_least: float = 3.0, # Before layers with so many times more inputs than units
 ) -> DenseNetwork:         # Without norms
-    "Insert linear rows where they can save parameters."
+    "Insert linear layers where they can save parameters."
     network, h, inputs = fold_norms(network), x, []
     with torch.no_grad():
         for layer in network.layers:
@@ -161,116 +175,117 @@ def match_units(
 # %% ../../nbs/4_ecomp/02_operators.ipynb #087dff4e
 @dataclass
 class _Slots:
-    "The units of a child's row: index in a and in b (-1: none) and which one it takes."
+    "The units of a child's layer: index in a and in b (-1: none) and which one it takes."
     a: np.ndarray
     b: np.ndarray
     from_a: np.ndarray
 
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #da4eec43
 def _draw_slots(pairs: tuple[np.ndarray, np.ndarray], n_a: int, n_b: int, rng: np.random.Generator) -> _Slots:
-    "One unit of every pair, and some of those without a partner."
+    "The places of a layer: which pairs and which units without a partner, and whose unit each takes."
     alone = np.setdiff1d(np.arange(max(n_a, n_b)), pairs[0 if n_a > n_b else 1])
     alone, none = alone[rng.random(len(alone)) < 0.5], np.full
     a = np.concatenate([pairs[0], alone if n_a > n_b else none(len(alone), -1)])
     b = np.concatenate([pairs[1], alone if n_b > n_a else none(len(alone), -1)])
     return _Slots(a, b, np.where(b < 0, True, np.where(a < 0, False, rng.random(len(a)) < 0.5)))
 
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #203364ae
 def _pairs(a: np.ndarray, b: np.ndarray, H_a: Tensor, H_b: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    "Units of one origin are a pair; the others are matched by what they do."
+    "Indices of the pairs in a and in b, which hold the numbers of the parent's units."
     _, i, j = np.intersect1d(a, b, return_indices=True)
     rest_a, rest_b = np.setdiff1d(np.arange(len(a)), i), np.setdiff1d(np.arange(len(b)), j)
     k, m = match_units(H_a[:, rest_a], H_b[:, rest_b])
     return np.concatenate([i, rest_a[k]]), np.concatenate([j, rest_b[m]])
 
+# %% ../../nbs/4_ecomp/02_operators.ipynb #1e2a0280
+def _gather(W: Tensor, units: np.ndarray, inputs: np.ndarray) -> Tensor:
+    "W[units][:, inputs] with zeros where an input is -1."
+    found = W[np.maximum(units, 0)][:, np.maximum(inputs, 0)]
+    return found*torch.from_numpy(inputs >= 0).to(W)
 
-def _gather(W: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
-    "W[rows][:, columns] with zeros where an index is -1."
-    found = W[np.maximum(rows, 0)][:, np.maximum(columns, 0)]
-    return found*torch.from_numpy(columns >= 0).to(W)
-
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #55e8f70b
 def recombine_aligned(
-    a: Individual,
-    b: Individual,
-    parent: Parent,
-    probe: Tensor, # (n, n_inputs) rows on which units are compared
-    rng: np.random.Generator,
-) -> Individual:   # Widths between those of a and b
+    a: Individual, b: Individual, # Two networks of one parent
+    parent: Parent,               # Of both
+    probe: Tensor,                # (n, n_inputs) rows on which units are compared
+    rng: np.random.Generator,     # Draws the units
+) -> Individual:                  # Widths between those of a and b
     "A child whose every unit comes from one of two units that correspond."
     if a is b: return a
     H_a, H_b = parent.run(a, probe), parent.run(b, probe)
     everything = lambda n: _Slots(np.arange(n), np.arange(n), np.full(n, rng.random() < 0.5))
-    before, weights, biases, origins = everything(a.weights[0].shape[1]), [], [], []
+    before, weights, biases, units = everything(a.weights[0].shape[1]), [], [], []
     for r in range(len(a.weights)):
-        if r < len(a.origins):
-            old_a, old_b = a.origins[r].numpy(), b.origins[r].numpy()
-            here = _draw_slots(_pairs(old_a, old_b, H_a[r], H_b[r]), len(old_a), len(old_b), rng)
-            origins.append(torch.from_numpy(np.where(here.from_a, old_a[here.a], old_b[here.b])))
+        if r < len(a.units):
+            of_a, of_b = a.units[r].numpy(), b.units[r].numpy()
+            here = _draw_slots(_pairs(of_a, of_b, H_a[r], H_b[r]), len(of_a), len(of_b), rng)
+            units.append(torch.from_numpy(np.where(here.from_a, of_a[here.a], of_b[here.b])))
         else: here = everything(len(a.biases[r]))
         choice = torch.from_numpy(here.from_a)
-        weights.append(torch.where(choice[:, None], _gather(a.weights[r], here.a, before.a), _gather(b.weights[r], here.b, before.b)))
-        biases.append(torch.where(choice, a.biases[r][np.maximum(here.a, 0)], b.biases[r][np.maximum(here.b, 0)]))
+        W_a, W_b = _gather(a.weights[r], here.a, before.a), _gather(b.weights[r], here.b, before.b)
+        weights.append(torch.where(choice[:, None], W_a, W_b))
+        bias_a, bias_b = a.biases[r][np.maximum(here.a, 0)], b.biases[r][np.maximum(here.b, 0)]
+        biases.append(torch.where(choice, bias_a, bias_b))
         before = here
-    return Individual(tuple(weights), tuple(biases), tuple(origins))
+    return Individual(tuple(weights), tuple(biases), tuple(units))
 
-# %% ../../nbs/4_ecomp/02_operators.ipynb #624a7fa5
-def _noisy_place(units: np.ndarray, place: np.ndarray, width: int, rng: np.random.Generator, noise: float = 0.2) -> np.ndarray:
-    "Indices into `units`, those that matter more rather first."
-    return np.argsort(place[units] + rng.gumbel(size=len(units))*noise*width)
-
-
-def _mutate_layer(origins: np.ndarray, place: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray:
-    "Other origins for one row."
-    width, n = len(origins), len(place)
-    target = int(np.clip(round(width*np.exp(rng.normal(0, spread))), 1, n)) if rng.random() < 0.5 else width
-    gone = min(width - 1, max(0, width - target) + (rng.poisson(1.0) if rng.random() < 0.5 else 0))
-    stay = np.sort(_noisy_place(origins, place, width, rng)[:width - gone])
-    absent = np.setdiff1d(np.arange(n), origins)
-    come = absent[_noisy_place(absent, place, n, rng)[:max(0, target - len(stay))]]
-    return np.concatenate([origins[stay], come])
-
-
-def mutate_widths(
-    individual: Individual,
-    parent: Parent,
-    places: Sequence[np.ndarray], # Per hidden row (parent's width,): place of each unit in the elimination order
-    rng: np.random.Generator,
-    spread: float = 0.15,         # Standard deviation of the logarithm of the factor by which a width changes
-) -> Individual:
-    "Change the widths of the hidden rows and exchange a few units; new units have the parent's weights."
-    origins = [torch.from_numpy(_mutate_layer(o.numpy(), p, rng, spread)) for o, p in zip(individual.origins, places, strict=True)]
-    return with_origins(individual, parent, origins)
-
-
-def with_origins(
-    individual: Individual,
-    parent: Parent,
-    origins: Sequence[Tensor], # Per hidden row, the units of the parent that the result has
+# %% ../../nbs/4_ecomp/02_operators.ipynb #cddf6953
+def exchange_units(
+    individual: Individual,  # Is not changed
+    parent: Parent,          # Where new units come from
+    units: Sequence[Tensor], # Per hidden layer, the units of the parent that the result has
 ) -> Individual:
     "The individual with other units: old ones keep the weights between them, all other weights are the parent's."
-    old, own = individual.origins, parent.individual
+    old, own = individual.units, parent.individual
     weights, biases = [], []
     for r in range(len(own.weights)):
-        out = origins[r] if r < len(origins) else torch.arange(len(own.biases[r]))
-        into = origins[r - 1] if r else None
+        out = units[r] if r < len(units) else torch.arange(len(own.biases[r]))
+        into = units[r - 1] if r else None
         weight = own.weights[r][out] if into is None else own.weights[r][out][:, into]
-        rows, old_rows = _both(out, old[r] if r < len(old) else out)
-        columns, old_columns = _both(into, old[r - 1]) if r else (slice(None), slice(None))
-        bias = own.biases[r][out]
-        weight, bias = weight.clone(), bias.clone()
-        if r: weight[rows[:, None], columns] = individual.weights[r][old_rows[:, None], old_columns]
-        else: weight[rows] = individual.weights[r][old_rows]
-        bias[rows] = individual.biases[r][old_rows]
+        new_out, old_out = _both(out, old[r] if r < len(old) else out)
+        new_into, old_into = _both(into, old[r - 1]) if r else (slice(None), slice(None))
+        weight, bias = weight.clone(), own.biases[r][out].clone()
+        if r: weight[new_out[:, None], new_into] = individual.weights[r][old_out[:, None], old_into]
+        else: weight[new_out] = individual.weights[r][old_out]
+        bias[new_out] = individual.biases[r][old_out]
         weights.append(weight)
         biases.append(bias)
-    return Individual(tuple(weights), tuple(biases), tuple(origins))
+    return Individual(tuple(weights), tuple(biases), tuple(units))
 
 
 def _both(new: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
     "Places in `new` and in `old` of what stands in both; no value twice in either."
     _, i, j = np.intersect1d(new.numpy(), old.numpy(), return_indices=True)
     return torch.from_numpy(i), torch.from_numpy(j)
+
+# %% ../../nbs/4_ecomp/02_operators.ipynb #624a7fa5
+def _noisy_order(units: np.ndarray, place: np.ndarray, width: int, rng: np.random.Generator) -> np.ndarray:
+    "Indices into `units`, those that matter more rather first; the noise is a fifth of the width."
+    return np.argsort(place[units] + rng.gumbel(size=len(units))*0.2*width)
+
+
+def _mutate_layer(units: np.ndarray, place: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray:
+    "Other units for one layer."
+    width, n = len(units), len(place)
+    target = int(np.clip(round(width*np.exp(rng.normal(0, spread))), 1, n)) if rng.random() < 0.5 else width
+    gone = min(width - 1, max(0, width - target) + (rng.poisson(1.0) if rng.random() < 0.5 else 0))
+    stay = np.sort(_noisy_order(units, place, width, rng)[:width - gone])
+    absent = np.setdiff1d(np.arange(n), units)
+    come = absent[_noisy_order(absent, place, n, rng)[:max(0, target - len(stay))]]
+    return np.concatenate([units[stay], come])
+
+# %% ../../nbs/4_ecomp/02_operators.ipynb #94a3ff7b
+def mutate_widths(
+    individual: Individual,       # Is not changed
+    parent: Parent,               # Where new units come from
+    places: Sequence[np.ndarray], # Per hidden layer (parent's width,): place of each unit in the elimination order
+    rng: np.random.Generator,     # Draws everything
+    spread: float = 0.15,         # Standard deviation of the logarithm of the factor by which a width changes
+) -> Individual:
+    "Change the widths of the hidden layers and exchange a few units; new units have the parent's weights."
+    units = [torch.from_numpy(_mutate_layer(u.numpy(), place, rng, spread))
+             for u, place in zip(individual.units, places, strict=True)]
+    return exchange_units(individual, parent, units)
 
 # %% ../../nbs/4_ecomp/02_operators.ipynb #b5760a9c
 def pareto_ranks(
@@ -286,10 +301,10 @@ def pareto_ranks(
         waiting &= ~front
     return ranks
 
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #f1df397c
 def crowding_distance(
     objectives: np.ndarray, # (B, m)
-    ranks: np.ndarray,      # (B,)
+    ranks: np.ndarray,      # (B,) from `pareto_ranks`
 ) -> np.ndarray:            # (B,) room around each within its front; infinite at the ends
     "Sum over objectives of the gap between the two neighbours, relative to the span of the front."
     room = np.zeros(len(objectives))
@@ -302,9 +317,9 @@ def crowding_distance(
             room[front[order[1:-1]]] += (ordered[2:] - ordered[:-2])/((ordered[-1] - ordered[0]) or 1)
     return room
 
-
+# %% ../../nbs/4_ecomp/02_operators.ipynb #b19bd113
 def survivors(
-    objectives: np.ndarray, # (B, m)
+    objectives: np.ndarray, # (B, m), all to be made small
     n: int,                 # How many live on
 ) -> np.ndarray:            # (n,) indices, the best first
     "The first fronts, and of the front that does not fit those with most room."

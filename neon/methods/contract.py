@@ -322,7 +322,7 @@ class Method:
     name: str                # One word, for commands and files
     label: str               # For tables and figures
     propose: Propose         # (network, rows, guard, config) -> candidates
-    family: str = "rival"    # "control", "rival", "evolution", "planner" or "search"
+    family: str = "other"    # What it shares a colour with in figures; see `neon.study.tables.FAMILIES`
     source: str = "-"        # Publication, or where it is described
     stochastic: bool = False # Does chance decide, so that several seeds are worth their time?
     splits: bool = False     # Are its rows of comparison others than the guard's?

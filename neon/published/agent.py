@@ -19,12 +19,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..foundations.core import Config, NeonError, Workers, atomic_write, generator, require, torch_generator
+from ..foundations.core import Config, NeonError, Workers, atomic_write, generator, read_tensors, require
+from ..foundations.core import torch_generator
 from ..foundations.data import PreparedData
 from .environment import EnvConfig, EpisodeBatch
 from .features import standardise
@@ -420,15 +420,12 @@ def load_agent(
     path: str | Path, # As written by `save_agent`
 ) -> tuple[Agent, dict]: # The agent, and the header with whatever facts were saved
     "Read an agent back; a damaged or foreign file is a `NeonError`."
-    if not Path(path).exists(): raise NeonError(f"{path} does not exist")
+    header, tensors = read_tensors(path, "neon", "an agent")
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})["neon"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
         agent = Agent(header["n_actions"], AgentConfig.from_dict(header["config"]))
         for name, module in (("actor", agent.actor), ("critic", agent.critic)):
             module.load_state_dict(_part(tensors, name))
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError, RuntimeError) as error:
+    except (KeyError, RuntimeError) as error:
         raise NeonError(f"{path} does not hold an agent: {str(error).splitlines()[0]}") from error
     if header["resumable"]: _restore_optimisers(agent, tensors)
     agent.square_sum, agent.n_returns, agent.log = header["square_sum"], header["n_returns"], header["log"]

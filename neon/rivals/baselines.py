@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'BUDGET_STEPS', 'SPARSITIES', 'STARTS', 'constant_network', 'majority_class', 'logistic_network',
-           'logistic_regression', 'boosting', 'loop_settings', 'schedule_path', 'random_schedule', 'uniform_schedule',
-           'fixed_schedule', 'narrowed', 'size_steps', 'keep_strongest', 'l1_one_shot', 'l1_step_by_step',
-           'without_smallest', 'without_idle', 'train_masked', 'single_weights', 'uniform_least_squares', 'halved',
-           'depth_one', 'fresh_training', 'train_fresh', 'fresh_path', 'from_scratch', 'one_hidden_layer',
-           'distilled_copies']
+           'logistic_regression', 'boosting', 'loop_settings', 'schedule_candidates', 'random_schedule',
+           'uniform_schedule', 'fixed_schedule', 'narrowed', 'size_steps', 'keep_strongest', 'l1_one_shot',
+           'l1_step_by_step', 'without_smallest', 'without_idle', 'train_masked', 'single_weights',
+           'uniform_least_squares', 'halved', 'depth_one', 'fresh_training', 'train_fresh', 'fresh_candidates',
+           'from_scratch', 'one_hidden_layer', 'distilled_copies']
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #5841399e
 import itertools
@@ -24,10 +24,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..foundations.core import TrainingConfig, flush_denormals, generator, get_protocol, seed_sequence, torch_generator
+from ..foundations.core import TrainingConfig, flush_denormals, generator, get_protocol, seed_sequence
+from ..foundations.core import torch_generator
 from ..foundations.networks import Architecture, DenseNetwork, Layer, build_network
 from ..foundations.surgery import cut_widths, fold_norms, keep_width, l1_importance, most_important, slice_units
 from ..foundations.training import AnnealConfig, anneal, batches_per_epoch, copy_network, minibatches, predict
+from ..foundations.training import run_epochs
 from ..methods.contract import Candidate, MethodConfig, Rows, method
 from ..methods.guard import Guard
 from ..methods.training import plain, trainable, tune, validation_loss, without_dropout
@@ -39,8 +41,8 @@ from ..compression.search import WIDTHS, shape
 # %% ../../nbs/6_rivals/00_baselines.ipynb #b19e3686
 def constant_network(
     network: DenseNetwork, # For its numbers of inputs and outputs
-    rows: Rows,
-) -> DenseNetwork:         # Logits; 2 parameters per class
+    rows: Rows,            # The classes of its rows to fit are counted
+) -> DenseNetwork:         # Logits; one weight and one bias per class
     "Gives every row the class shares of the training rows."
     classes = network.architecture.n_outputs
     constant = build_network(Architecture(network.architecture.n_inputs, (Layer(classes, "identity"),), (0,)))
@@ -48,52 +50,64 @@ def constant_network(
     with torch.no_grad(): linear.weight.zero_(), linear.bias.copy_(shares.clamp(min=1e-6).log())
     return constant.to(rows.fit.x.device)
 
-
-@method("majority", label="Majority class", family="control", source="-")
-def majority_class(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #4b448ffa
+@method("majority", label="constant", family="floors", source="-")
+def majority_class(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "The constant answer."
     yield Candidate(constant_network(network, rows), "constant")
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #1c6df4c7
 def logistic_network(
     network: DenseNetwork, # For its numbers of inputs and outputs
-    rows: Rows,
+    rows: Rows,            # The regression is fitted to its rows to fit
 ) -> DenseNetwork:         # Logits
     "Logistic regression of the training rows, as a network without hidden layers."
     model = LogisticRegression(max_iter=300).fit(rows.fit.x.cpu().numpy(), rows.fit.y.cpu().numpy())
-    linear_network = build_network(Architecture(network.architecture.n_inputs, (Layer(network.architecture.n_outputs, "identity"),)))
-    W, b, there = *(torch.from_numpy(v).float() for v in (model.coef_, model.intercept_)), torch.from_numpy(model.classes_)
+    n_inputs, n_outputs = network.architecture.n_inputs, network.architecture.n_outputs
+    linear_network = build_network(Architecture(n_inputs, (Layer(n_outputs, "identity"),)))
+    W, b = (torch.from_numpy(v).float() for v in (model.coef_, model.intercept_))
+    there = torch.from_numpy(model.classes_)
     if len(W) == 1: W, b = torch.cat([-W/2, W/2]), torch.cat([-b/2, b/2])
     linear = linear_network.layers[0].linear
     with torch.no_grad():
-        linear.weight.zero_(), linear.bias.fill_(-30.0)  # a class without a training row is never answered
+        linear.weight.zero_(), linear.bias.fill_(-30.0)
         linear.weight[there], linear.bias[there] = W, b
     return linear_network.to(rows.fit.x.device)
 
-
-@method("logistic", label="Logistic regression", family="control", source="Cox 1958")
-def logistic_regression(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #40492f4c
+@method("logistic", label="linear", family="floors", source="Cox 1958")
+def logistic_regression(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "One linear layer."
     yield Candidate(logistic_network(network, rows), "linear")
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #e2e6f08b
-def boosting(seed: int = 0) -> HistGradientBoostingClassifier:
+def boosting(
+    seed: int = 0, # `random_state` of scikit-learn
+) -> HistGradientBoostingClassifier: # Not fitted
     "Gradient boosting that survives rare classes."
     return HistGradientBoostingClassifier(l2_regularization=1.0, random_state=seed)
 
-# %% ../../nbs/6_rivals/00_baselines.ipynb #6f98ceb9
-def loop_settings(config: MethodConfig, recovery: str) -> EnvConfig:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #4b805b6f
+def loop_settings(
+    config: MethodConfig, # For its protocol
+    recovery: str,        # After each cut: "refit", "slice" or "replace"
+) -> EnvConfig:
     "The rules of the runs, as `neon.published.runs.RunConfig.env` makes them."
     protocol = get_protocol(config.protocol)
-    return EnvConfig(recovery=recovery, recovery_rows=protocol.refit_rows if recovery == "refit" else None, training=protocol.step_training)
+    recovery_rows = protocol.refit_rows if recovery == "refit" else None
+    return EnvConfig(recovery=recovery, recovery_rows=recovery_rows, training=protocol.step_training)
 
-
-def schedule_path(
-    network: DenseNetwork,
-    rows: Rows,
-    config: MethodConfig,
-    recovery: str,                                            # "refit", "slice" or "replace"
-    ratio: Callable[[int, Sequence[float]], float | None],    # Pass, and the keep ratios that are offered -> one of them
+# %% ../../nbs/6_rivals/00_baselines.ipynb #2708c8f3
+def schedule_candidates(
+    network: DenseNetwork, # Not changed
+    rows: Rows,            # Recovery learns from its rows to fit
+    config: MethodConfig,  # For its protocol and seed
+    recovery: str,         # After each cut: "refit", "slice" or "replace"
+    ratio: Callable[[int, Sequence[float]], float], # Number of the pass, keep ratios there are -> one of them
 ) -> Iterator[Candidate]:
     "Pass by pass over all hidden layers, until a pass can change nothing."
     loop, made = loop_settings(config, recovery), ()
@@ -101,9 +115,9 @@ def schedule_path(
     for sweep in itertools.count(1):
         able = False
         for layer, width in enumerate(state.network.architecture.hidden_widths):
-            offered = [a for a in loop.actions if a == 1 or keep_width(width, a) < width]
-            able |= len(offered) > 1
-            narrower = keep_width(width, ratio(sweep, offered))
+            possible = [a for a in loop.actions if a == 1 or keep_width(width, a) < width]
+            able |= len(possible) > 1
+            narrower = keep_width(width, ratio(sweep, possible))
             if narrower == width: continue
             made = (*made, (layer, narrower))
             cut = Cut(state, layer, narrower, (0, *made))
@@ -112,31 +126,39 @@ def schedule_path(
         if not able: return
         yield Candidate(state.network, f"{sweep} passes" if sweep > 1 else "1 pass")
 
-
-@method("random", label="Random schedule", family="control", source="Control of NEON", stochastic=True)
-def random_schedule(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
-    "Any keep ratio that is offered, each equally likely."
+# %% ../../nbs/6_rivals/00_baselines.ipynb #392693e4
+@method("random", label="random schedule", family="schedules", source="Control of NEON", stochastic=True)
+def random_schedule(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
+    "Any keep ratio there is, each equally likely."
     rng = generator(config.seed, "random schedule")
-    return schedule_path(network, rows, config, "refit", lambda sweep, offered: offered[rng.integers(len(offered))])
+    draw = lambda sweep, possible: possible[rng.integers(len(possible))]
+    return schedule_candidates(network, rows, config, "refit", draw)
 
-
-@method("uniform", label="Uniform schedule, refit", family="control", source="Control of NEON")
-def uniform_schedule(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, recovery: str = "refit") -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #26ad7cf0
+@method("uniform", label="uniform, refit", family="schedules", source="Control of NEON")
+def uniform_schedule(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+    recovery: str = "refit", # After each cut: "refit", "slice" or "replace"
+) -> Iterator[Candidate]:
     "Always 80 %, or the mildest cut below it where 80 % of a few units are all of them."
-    milder = lambda sweep, offered: max((a for a in offered if a <= 0.8), default=1.0)
-    return schedule_path(network, rows, config, recovery, milder)
+    milder = lambda sweep, possible: max((a for a in possible if a <= 0.8), default=1.0)
+    return schedule_candidates(network, rows, config, recovery, milder)
 
 for _recovery in ("slice", "replace"):
-    method(f"uniform_{_recovery}", label=f"Uniform schedule, {_recovery}", family="control", source="Control of NEON",
+    method(f"uniform_{_recovery}", label=f"uniform, {_recovery}", family="schedules", source="Control of NEON",
            stochastic=_recovery == "replace")(partial(uniform_schedule, recovery=_recovery))
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #82bdaf16
-FIXED = ((0.0, 0.25, 0.25, 0.5, 0.5, 0.75), (1.0,))  # "linear first": keep ratios of hidden layers and of features, pass by pass
-BUDGET_STEPS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)             # Budgets, in points
+FIXED = ((0.0, 0.25, 0.25, 0.5, 0.5, 0.75), (1.0,)) # "linear first": keep ratios of hidden layers and of features
+BUDGET_STEPS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)      # Budgets, in points
 
 
-@method("fixed", label="Best fixed schedule", family="control", source="Control of NEON")
-def fixed_schedule(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+@method("fixed", label="fixed schedule", family="schedules", source="Control of NEON")
+def fixed_schedule(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "The schedule, played for one budget after another."
     task = PlanData(rows, PlanConfig())
     original = Original(network, task, config.seed)
@@ -145,61 +167,67 @@ def fixed_schedule(network: DenseNetwork, rows: Rows, guard: Guard, config: Meth
         play([episode], schedule_chooser(*FIXED), config.seed)
         if episode.best: yield Candidate(episode.best.network, f"played for {budget:g} points")
 
-# %% ../../nbs/6_rivals/00_baselines.ipynb #75986dc9
-def narrowed(architecture: Architecture, ratio: float) -> Architecture:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #855c82b8
+def narrowed(
+    architecture: Architecture, # Not changed
+    ratio: float,               # Share of the units that stays, in (0, 1]
+) -> Architecture:
     "Every hidden layer at this share of its width, rounded up, but at least one unit less (and at least one)."
     fewer = lambda width: max(1, min(width - 1, math.ceil(ratio*width)))
-    return replace(architecture, layers=(*(replace(layer, width=fewer(layer.width)) for layer in architecture.layers[:-1]), architecture.layers[-1]))
+    *hidden, last = architecture.layers
+    return replace(architecture, layers=(*(replace(layer, width=fewer(layer.width)) for layer in hidden), last))
 
-
+# %% ../../nbs/6_rivals/00_baselines.ipynb #9c1d395f
 def size_steps(
-    architecture: Architecture,
-    coarse: int = 1_000_000, # Parameters above which a step is a half
-) -> list[Architecture]:
+    architecture: Architecture, # To start from; not among the steps
+    coarse: int = 1_000_000,    # Parameters above which a step is a half
+) -> list[Architecture]:        # From large to small
     "All hidden widths times the root of a half, again and again, until each layer has one unit."
     found = [architecture]
-    while max(found[-1].hidden_widths, default=1) > 1: found.append(narrowed(found[-1], 0.5 if found[-1].n_params > coarse else 0.5**0.5))
+    while max(found[-1].hidden_widths, default=1) > 1:
+        found.append(narrowed(found[-1], 0.5 if found[-1].n_params > coarse else 0.5**0.5))
     return found[1:]
 
-
+# %% ../../nbs/6_rivals/00_baselines.ipynb #4d205389
 def keep_strongest(
-    network: DenseNetwork,
-    widths: Sequence[int], # Of the hidden layers
+    network: DenseNetwork, # Not changed
+    widths: Sequence[int], # Of the hidden layers, at least 1 each
 ) -> DenseNetwork:
     "Cut every hidden layer to the units with the largest L1 norms, all ranked in the network as it came."
     kept = [most_important(l1_importance(network, layer), width) for layer, width in enumerate(widths)]
     for layer, units in enumerate(kept): network = slice_units(network, layer, units)
     return network
 
-
+# %% ../../nbs/6_rivals/00_baselines.ipynb #4c8ccb8d
 def _keep(small: Architecture, original: Architecture) -> str:
     "The share of units that stays."
     return f"keep {100*sum(small.hidden_widths)/sum(original.hidden_widths):.2g} %"
 
 
-@method("l1_oneshot", label="L1 norm, one-shot", family="rival", source="Li et al. 2017")
-def l1_one_shot(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+@method("l1_oneshot", label="L1, one shot", family="plain cuts", source="Li et al. 2017")
+def l1_one_shot(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "Each share cut from the original."
     for step in size_steps(network.architecture):
         tuned, = tune([keep_strongest(network, step.hidden_widths)], rows, config)
         yield Candidate(tuned, _keep(step, network.architecture))
 
-
-@method("l1_iterative", label="L1 norm, iterative", family="rival", source="Li et al. 2017; Han et al. 2015")
-def l1_step_by_step(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #014ba41d
+@method("l1_iterative", label="L1, iterative", family="plain cuts", source="Li et al. 2017; Han et al. 2015")
+def l1_step_by_step(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "Each share cut from the trained one before."
     original = network.architecture
     for step in size_steps(original):
         network, = tune([keep_strongest(network, step.hidden_widths)], rows, config)
         yield Candidate(network, _keep(step, original))
 
-# %% ../../nbs/6_rivals/00_baselines.ipynb #ff40a90e
-SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
-
-
+# %% ../../nbs/6_rivals/00_baselines.ipynb #27b477e4
 @torch.no_grad()
 def without_smallest(
-    network: DenseNetwork,
+    network: DenseNetwork, # Not changed
     kept: int,             # Weights (not biases) that stay, at least one
 ) -> DenseNetwork:
     "All other weights, the smallest of all layers together, set to zero."
@@ -211,10 +239,10 @@ def without_smallest(
         for w in weights: w.mul_(w.abs() >= least)
     return network
 
-
+# %% ../../nbs/6_rivals/00_baselines.ipynb #35f3ea50
 @torch.no_grad()
 def without_idle(
-    network: DenseNetwork, # In evaluation mode
+    network: DenseNetwork, # In evaluation mode; not changed
 ) -> DenseNetwork:         # Computes the same in it
     "Take out units that nothing reads, and units that read nothing, whose constant outputs go into the next biases."
     before = None
@@ -232,39 +260,56 @@ def without_idle(
             network = slice_units(network, layer, kept)
     return network
 
-# %% ../../nbs/6_rivals/00_baselines.ipynb #2708c8f3
-def train_masked(
-    network: DenseNetwork, # Not changed
-    rows: Rows,
-    config: TrainingConfig,
-    seed: int,
-) -> DenseNetwork:
-    "Train a network whose zero weights stay zero; as `train_stack` otherwise."
-    model = trainable(copy_network(network))
-    held = [(layer.linear.weight, layer.linear.weight != 0) for layer in model.layers]
-    optimiser, order = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True), torch_generator(seed, "batches")
-    per_epoch = batches_per_epoch(len(rows.fit.y), config)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1/(1 + config.average*per_epoch)), use_buffers=True)
-    batches = minibatches(len(rows.fit.y), config.batch_size, order, rows.fit.x.device)
-    best, least, since = copy_network(model), validation_loss(model, rows), 0
-    with flush_denormals():
-        for _ in range(config.epochs):
-            model.train()
-            for batch in itertools.islice(batches, per_epoch):
-                optimiser.zero_grad()
-                F.cross_entropy(model(rows.fit.x[batch]), rows.fit.y[batch]).backward()
-                optimiser.step()
-                with torch.no_grad():
-                    for weight, mask in held: weight.mul_(mask)
-                average.update_parameters(model)
-            loss, since = validation_loss(average.module, rows), since + 1
-            if loss < least: best, least, since = copy_network(average.module), loss, 0
-            if config.patience and since >= config.patience: break
-    return best
+# %% ../../nbs/6_rivals/00_baselines.ipynb #ff40a90e
+class _MaskedTraining:
+    "A network in training whose zero weights stay zero, and the best weights of its average."
 
-# %% ../../nbs/6_rivals/00_baselines.ipynb #e786b937
-@method("unstructured", label="L1, single weights (non-zeros)", family="rival", source="Han et al. 2015; NEON's \"Pruning\"")
-def single_weights(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+    def __init__(self, network: DenseNetwork, rows: Rows, config: TrainingConfig):
+        self.model, self.rows, self.config = trainable(copy_network(network)), rows, config
+        self.held = [(layer.linear.weight, layer.linear.weight != 0) for layer in self.model.layers]
+        self.optimiser = torch.optim.Adam(self.model.parameters(), config.learning_rate, fused=True)
+        self.per_epoch = batches_per_epoch(len(rows.fit.y), config)
+        smooth = get_ema_multi_avg_fn(1 - 1/(1 + config.average*self.per_epoch))
+        self.average = AveragedModel(self.model, multi_avg_fn=smooth, use_buffers=True)
+        self.best, self.least, self.since = copy_network(self.model), validation_loss(self.model, rows), 0
+        self.model.train()
+
+    def step(self, batch: Tensor) -> None:
+        "Learn from some rows, put the zeros back, follow with the average."
+        self.optimiser.zero_grad()
+        F.cross_entropy(self.model(self.rows.fit.x[batch]), self.rows.fit.y[batch]).backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            for weight, mask in self.held: weight.mul_(mask)
+        self.average.update_parameters(self.model)
+
+    def look(self) -> bool:
+        "Keep the average if it is the best so far; is the patience over?"
+        loss, self.since = validation_loss(self.average.module, self.rows), self.since + 1
+        if loss < self.least: self.best, self.least, self.since = copy_network(self.average.module), loss, 0
+        return bool(self.config.patience and self.since >= self.config.patience)
+
+# %% ../../nbs/6_rivals/00_baselines.ipynb #e9fd7586
+def train_masked(
+    network: DenseNetwork,  # Not changed
+    rows: Rows,             # Learns from its rows to fit; its rows of comparison choose the epoch
+    config: TrainingConfig, # Epochs, batch size, learning rate, patience, averaging
+    seed: int,              # Of the order of the rows
+) -> DenseNetwork:          # With logits and without dropout
+    "Train a network whose zero weights stay zero; as `train_stack` otherwise."
+    training, n = _MaskedTraining(network, rows, config), len(rows.fit.y)
+    batches = minibatches(n, config.batch_size, torch_generator(seed, "batches"), rows.fit.x.device)
+    with flush_denormals(): run_epochs(config.epochs, training.per_epoch, batches, training.step, training.look)
+    return training.best
+
+# %% ../../nbs/6_rivals/00_baselines.ipynb #116ec9b5
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
+
+
+@method("unstructured", label="single weights, L1", family="plain cuts", source="Han et al. 2015; NEON's \"Pruning\"")
+def single_weights(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "One sparsity after another."
     network = trainable(network)
     weights, training = network.architecture.macs, config.training(rows=len(rows.fit.y))
@@ -273,9 +318,11 @@ def single_weights(network: DenseNetwork, rows: Rows, guard: Guard, config: Meth
         network = train_masked(without_idle(without_smallest(network, kept)), rows, training, config.seed)
         yield Candidate(network, f"{100*sparsity:g} % zero", nonzero=True)
 
-# %% ../../nbs/6_rivals/00_baselines.ipynb #4b805b6f
-@method("least_squares", label="Least squares, uniform", family="rival", source="He, Zhang and Sun 2017")
-def uniform_least_squares(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #b1996445
+@method("least_squares", label="least squares", family="plain cuts", source="He, Zhang and Sun 2017")
+def uniform_least_squares(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "Each level cut from the trained one before."
     network, x = fold_norms(trainable(network)), rows.fit.x[::-(-len(rows.fit.x)//4096)]
     original = network.architecture
@@ -283,27 +330,31 @@ def uniform_least_squares(network: DenseNetwork, rows: Rows, guard: Guard, confi
         network, = tune([cut_widths(network, step.hidden_widths, x)], rows, config, min(5, config.epochs))
         yield Candidate(network, _keep(network.architecture, original))
 
-# %% ../../nbs/6_rivals/00_baselines.ipynb #855c82b8
-def halved(architecture: Architecture, most: int = 50_000) -> list[Architecture]:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #2c9ee1fe
+def halved(
+    architecture: Architecture, # To start from; not among the shapes
+    most: int = 50_000,         # Parameters, at most
+) -> list[Architecture]:        # From large to small
     "All hidden widths halved step by step, without dropout, from `most` parameters down."
     found = size_steps(without_dropout(architecture), 0)
     return [a for a in found if a.n_params <= most]
 
-
-def depth_one(n_inputs: int, n_outputs: int, most: int = 50_000) -> list[Architecture]:
-    "One hidden layer, narrow to wide."
+# %% ../../nbs/6_rivals/00_baselines.ipynb #0db5ca0b
+def depth_one(
+    n_inputs: int,      # Features
+    n_outputs: int,     # Classes
+    most: int = 50_000, # Parameters, at most; the narrowest is there in any case
+) -> list[Architecture]: # From small to large
+    "One hidden layer of tanh units, narrow to wide."
     every = [shape(n_inputs, (w,), n_outputs) for w in WIDTHS]
     return [a for a in every if a.n_params <= most] or every[:1]
 
-# %% ../../nbs/6_rivals/00_baselines.ipynb #dd9a0125
-STARTS = ((0.02, 1.0), (0.005, 0.5))  # Learning rate of each start, and weight of the teacher where there is one
-
-
+# %% ../../nbs/6_rivals/00_baselines.ipynb #ae91753a
 def fresh_training(
-    config: MethodConfig,
-    rows: int,   # Training rows
-    size: int,   # Parameters
-    rate: float, # Learning rate of networks with some 2,000 parameters or fewer
+    config: MethodConfig, # Epochs, at most so many rows in each
+    rows: int,            # Training rows
+    size: int,            # Parameters
+    rate: float,          # Learning rate of networks with some 2,000 parameters or fewer
 ) -> AnnealConfig:
     "How networks train that start from random weights."
     like = config.training(rows=rows)
@@ -311,54 +362,67 @@ def fresh_training(
     if size <= 20_000: updates = max(updates, round(36*config.epochs/20*math.sqrt(rows)))
     return AnnealConfig(updates, like.batch_size, rate*min(1.0, math.sqrt(2000/size)), max(1, updates//20))
 
+# %% ../../nbs/6_rivals/00_baselines.ipynb #e60519d6
+STARTS = ((0.02, 1.0), (0.005, 0.5)) # Learning rate of each start, and weight of the teacher where there is one
+
 
 def train_fresh(
-    architectures: Sequence[Architecture],
-    rows: Rows,
-    config: MethodConfig,
-    teacher: Tensor | None = None, # (n, classes) probabilities on training rows
-) -> list[DenseNetwork]:           # With logits
+    architectures: Sequence[Architecture], # Trained in one stack
+    rows: Rows,                            # Learns from its rows to fit; its rows of comparison choose the start
+    config: MethodConfig,                  # Epochs and seed
+    teacher: Tensor | None = None,         # (n, classes) probabilities on the rows to fit; None: classes alone
+) -> list[DenseNetwork]:                   # With logits
     "Train every architecture from several starts, and keep the best by validation loss."
-    size, tried = max(a.n_params for a in architectures), []
+    size, tried, n = max(a.n_params for a in architectures), [], len(rows.fit.y)
     for start, (rate, teacher_weight) in enumerate(STARTS):
         networks = [build_network(plain(a), torch_generator(config.seed, "fresh", str(a), start)).to(rows.fit.x.device)
                     for a in architectures]
         teacher_weights = () if teacher is None else [teacher_weight]*len(networks)
-        tried.append(anneal(networks, rows.fit.x, rows.fit.y, fresh_training(config, len(rows.fit.y), size, rate),
-                            int(seed_sequence(config.seed, "fresh", start).generate_state(1)[0]), teacher, teacher_weights))
+        seed = int(seed_sequence(config.seed, "fresh", start).generate_state(1)[0])
+        tried.append(anneal(networks, rows.fit.x, rows.fit.y, fresh_training(config, n, size, rate), seed, teacher,
+                            teacher_weights))
     return [min(starts, key=lambda n: validation_loss(n, rows)) for starts in zip(*tried, strict=True)]
 
-
-def fresh_path(
+# %% ../../nbs/6_rivals/00_baselines.ipynb #e590fa3c
+def fresh_candidates(
     architectures: Sequence[Architecture], # From large to small
-    rows: Rows,
-    config: MethodConfig,
-    teacher: Tensor | None = None,
-    together: int = 3000,          # Networks with so few parameters train in one stack, though some may not be needed
+    rows: Rows,                            # As in `train_fresh`
+    config: MethodConfig,                  # Epochs and seed
+    teacher: Tensor | None = None,         # As in `train_fresh`
+    together: int = 3000,                  # Parameters up to which networks train in one stack, needed or not
 ) -> Iterator[Candidate]:
-    "Train and offer one architecture after another."
+    "Train one architecture after another."
     large = [a for a in architectures if a.n_params > together]
     small = [a for a in architectures if a.n_params <= together]
     for group in [*([a] for a in large), *([small] if small else [])]:
-        for a, network in zip(group, train_fresh(group, rows, config, teacher), strict=True): yield Candidate(network, str(a))
+        trained = train_fresh(group, rows, config, teacher)
+        for a, network in zip(group, trained, strict=True): yield Candidate(network, str(a))
 
-# %% ../../nbs/6_rivals/00_baselines.ipynb #35f3ea50
-@method("scratch", label="From scratch, same depth", family="rival", source="Liu et al. 2019", stochastic=True)
-def from_scratch(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #2827ff0d
+@method("scratch", label="scratch, same depth", family="new networks", source="Liu et al. 2019", stochastic=True)
+def from_scratch(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "As deep as the original."
-    return fresh_path([a for a in size_steps(network.architecture) if a.n_params <= 400_000], rows, config)
+    steps = [a for a in size_steps(network.architecture) if a.n_params <= 400_000]
+    return fresh_candidates(steps, rows, config)
 
-
-@method("scratch1", label="From scratch, one hidden layer", family="rival", source="Liu et al. 2019", stochastic=True)
-def one_hidden_layer(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #db920945
+@method("scratch1", label="scratch, one layer", family="new networks", source="Liu et al. 2019", stochastic=True)
+def one_hidden_layer(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "One hidden layer."
     a = network.architecture
     tried = depth_one(a.n_inputs, a.n_outputs)[::-1]
-    return fresh_path([b for b in tried if b.n_params < a.n_params], rows, config)
+    return fresh_candidates([b for b in tried if b.n_params < a.n_params], rows, config)
 
-
-@method("distilled", label="Distilled, same depth", family="rival", source="Hinton et al. 2015", stochastic=True)
-def distilled_copies(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/00_baselines.ipynb #c30382bf
+@method("distilled", label="distilled", family="new networks", source="Hinton et al. 2015", stochastic=True)
+def distilled_copies(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+) -> Iterator[Candidate]:
     "As deep as the original, which teaches."
     teacher = predict(trainable(network), rows.fit.x).softmax(1)
-    return fresh_path([a for a in size_steps(network.architecture) if a.n_params <= 400_000], rows, config, teacher)
+    steps = [a for a in size_steps(network.architecture) if a.n_params <= 400_000]
+    return fresh_candidates(steps, rows, config, teacher)

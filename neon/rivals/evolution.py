@@ -28,7 +28,7 @@ def spaced(
     return [networks[i] for i in sorted(places)]
 
 # %% ../../nbs/6_rivals/02_evolution.ipynb #72adb15d
-@method("ecomp", label="EComp", family="evolution", source="Evolution, the preset neon", stochastic=True)
+@method("ecomp", label="EComp", family="published rivals", source="Evolution, the preset neon", stochastic=True)
 def evolved(
     network: DenseNetwork, # To be compressed; not changed
     rows: Rows,            # Its rows to fit and to compare on are used

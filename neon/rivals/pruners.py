@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Cutter', 'kept', 'counted', 'in_passes', 'optional', 'as_chain', 'group_cut', 'group_pruning', 'lookahead_scores',
-           'lookahead_cut', 'lookahead', 'AdmmConfig', 'strongest', 'Splitting', 'admm_train', 'admm_cut', 'admm',
+           'lookahead_cut', 'lookahead', 'strongest', 'AdmmConfig', 'Splitting', 'admm_train', 'admm_cut', 'admm',
            'Refits', 'even_widths', 'LayerEnv', 'AmcConfig', 'FadingNoise', 'borrowed_generators', 'learn_widths',
            'every', 'amc']
 
@@ -17,7 +17,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from types import ModuleType
 
 import gymnasium
@@ -26,73 +25,93 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..foundations.core import Config, NeonError, flush_denormals, generator, require, seed_sequence, torch_generator
+from ..foundations.core import Config, NeonError, flush_denormals, generator, require, seed_sequence
+from ..foundations.core import torch_generator
 from ..foundations.networks import Architecture, DenseLayer, DenseNetwork, parse_network
 from ..foundations.surgery import fold_norms, keep_width, most_important, slice_units, spread_importance
-from ..foundations.training import Stack, batches_per_epoch, copy_network, evaluate, is_coarse, minibatches, stack_losses
+from ..foundations.training import Stack, batches_per_epoch, copy_network, evaluate, is_coarse, minibatches
+from ..foundations.training import run_epochs, stack_losses
 from ..methods.contract import Candidate, MethodConfig, Rows, method
 from ..methods.guard import Guard
 from ..methods.training import trainable, tune
 from .baselines import size_steps
 
-# %% ../../nbs/6_rivals/01_pruners.ipynb #57375485
-Cutter = Callable[[DenseNetwork, list[int], Rows, MethodConfig], DenseNetwork] # (network, hidden widths, ...) -> not yet trained
+# %% ../../nbs/6_rivals/01_pruners.ipynb #947aae1f
+Cutter = Callable[[DenseNetwork, list[int], Rows, MethodConfig], DenseNetwork] # Hidden widths -> network, untrained
 
 
-def kept(small: DenseNetwork, original: DenseNetwork) -> str:
+def kept(
+    small: DenseNetwork,    # What is left
+    original: DenseNetwork, # As it was
+) -> str:
     "The share of units that stays."
     return f"keep {100*sum(small.architecture.hidden_widths)/sum(original.architecture.hidden_widths):.2g} %"
 
-
-def counted(passes: int) -> str:
+# %% ../../nbs/6_rivals/01_pruners.ipynb #3b4eae01
+def counted(
+    passes: int, # At least 1
+) -> str:
     "So many passes, in words."
     return "1 pass" if passes == 1 else f"{passes} passes"
 
-
+# %% ../../nbs/6_rivals/01_pruners.ipynb #57375485
 def in_passes(
-    start: DenseNetwork, # See `neon.rivals.baselines.trainable`
-    cut: Cutter,
-    passes: int,
-    rows: Rows,
-    config: MethodConfig,
-    steps: Sequence[Architecture] = (), # To offer; none: the ladder
+    start: DenseNetwork, # See `neon.methods.training.trainable`
+    cut: Cutter,         # How to arrive at smaller widths
+    passes: int,         # Cuts on the way to each size, with training after each; at least 1
+    rows: Rows,          # To cut and to train with
+    config: MethodConfig, # Epochs of each candidate, seed
+    steps: Sequence[Architecture] = (), # Of the candidates, from large to small; none: those of `size_steps`
 ) -> Iterator[Candidate]:
-    "Each step of the ladder, cut from the original in some passes with training between."
-    for rung in steps or size_steps(start.architecture):
-        small = start
+    "Each step of size, cut from the original in some passes with training between."
+    for step in steps or size_steps(start.architecture):
+        small, pairs = start, list(zip(start.architecture.hidden_widths, step.hidden_widths, strict=True))
         for done in range(1, passes + 1):
-            pairs = zip(start.architecture.hidden_widths, rung.hidden_widths, strict=True)
-            small = cut(small, [math.ceil(wide*(narrow/wide)**(done/passes) - 1e-9) for wide, narrow in pairs], rows, config)
-            small, = tune([small], rows, config, None if done == passes else math.ceil(config.epochs/passes))
+            widths = [math.ceil(wide*(narrow/wide)**(done/passes) - 1e-9) for wide, narrow in pairs]
+            epochs = None if done == passes else math.ceil(config.epochs/passes)
+            small, = tune([cut(small, widths, rows, config)], rows, config, epochs)
         yield Candidate(small, kept(small, start))
 
-# %% ../../nbs/6_rivals/01_pruners.ipynb #e5d0b1a1
+# %% ../../nbs/6_rivals/01_pruners.ipynb #a9992034
 def optional(
     module: str, # As imported
     package: str, # As installed
 ) -> ModuleType:
     "A module of the extra `baselines`, imported when it is needed."
     try: return importlib.import_module(module)
-    except ImportError: raise NeonError(f"this baseline needs {package}: pip install 'neon-compression[baselines]'") from None
+    except ImportError:
+        raise NeonError(f"this baseline needs {package}: pip install 'neon-compression[baselines]'") from None
 
-
-def as_chain(network: DenseNetwork) -> nn.Sequential:
+# %% ../../nbs/6_rivals/01_pruners.ipynb #dc0e735c
+def as_chain(
+    network: DenseNetwork, # Not changed
+) -> nn.Sequential:
     "Copies of the network's norms, linear layers and activations in one line."
-    return nn.Sequential(*(copy.deepcopy(m) for layer in network.layers for m in (*layer.before, layer.linear, *layer.after, layer.activation)))
+    modules = (m for layer in network.layers for m in (*layer.before, layer.linear, *layer.after, layer.activation))
+    return nn.Sequential(*(copy.deepcopy(m) for m in modules))
 
-
-def group_cut(network: DenseNetwork, widths: Sequence[int], rows: Rows, config: MethodConfig, taylor: bool = False) -> DenseNetwork:
+# %% ../../nbs/6_rivals/01_pruners.ipynb #2e36a80c
+def group_cut(
+    network: DenseNetwork,  # Without dropout; not changed
+    widths: Sequence[int],  # Of the hidden layers, at least 1 each
+    rows: Rows,             # For the loss of the Taylor importance, and for a row to trace the network with
+    config: MethodConfig,   # For `epoch_rows`: so many rows at most
+    taylor: bool = False,   # Importance by Taylor; otherwise by magnitude
+) -> DenseNetwork:          # Not trained
     "Cut to these widths with torch-pruning: out go the units whose groups matter least."
     tp, chain, x = optional("torch_pruning", "torch-pruning"), as_chain(network).eval(), rows.fit.x[:config.epoch_rows]
     if taylor: F.cross_entropy(chain(x), rows.fit.y[:len(x)]).backward()
     importance = tp.importance.GroupTaylorImportance() if taylor else tp.importance.GroupMagnitudeImportance(p=2)
     *hidden, last = (m for m in chain if isinstance(m, nn.Linear))
-    ratios = {layer: 1 - (width + 0.5)/layer.out_features for layer, width in zip(hidden, widths, strict=True)}  # + 0.5: it rounds down
+    ratios = {layer: 1 - (width + 0.5)/layer.out_features for layer, width in zip(hidden, widths, strict=True)}
     tp.pruner.MagnitudePruner(chain, x[:2], importance, pruning_ratio_dict=ratios, ignored_layers=[last]).step()
     return parse_network(chain)
 
-
-def group_pruning(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, taylor: bool = False) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/01_pruners.ipynb #2adac0d1
+def group_pruning(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+    taylor: bool = False, # Importance by Taylor; otherwise by magnitude
+) -> Iterator[Candidate]:
     "Cut and train by turns."
     small = network = trainable(network)
     for step in size_steps(network.architecture):
@@ -101,12 +120,13 @@ def group_pruning(network: DenseNetwork, rows: Rows, guard: Guard, config: Metho
 
 
 for _name, _taylor in (("magnitude", False), ("Taylor", True)):
-    method(f"tp_{_name.lower()}", label=f"Torch-pruning, {_name}", source="Fang et al. 2023")(partial(group_pruning, taylor=_taylor))
+    method(f"tp_{_name.lower()}", label=f"DepGraph, {_name}", family="published rivals",
+           source="Fang et al. 2023")(partial(group_pruning, taylor=_taylor))
 
-# %% ../../nbs/6_rivals/01_pruners.ipynb #2e36a80c
+# %% ../../nbs/6_rivals/01_pruners.ipynb #17e687d6
 def lookahead_scores(
-    network: DenseNetwork,
-) -> list[Tensor]: # Per hidden row (units, inputs)
+    network: DenseNetwork, # Any norms are folded into a copy
+) -> list[Tensor]:         # Per hidden layer (units, inputs)
     "Squared lookahead distortion of every weight that leads to a hidden unit."
     weights, scores = [layer.linear.weight.detach() for layer in fold_norms(network).layers], []
     for i, W in enumerate(weights[:-1]):
@@ -114,24 +134,41 @@ def lookahead_scores(
         scores.append(W.square()*before*weights[i + 1].square().sum(0)[:, None])
     return scores
 
-
+# %% ../../nbs/6_rivals/01_pruners.ipynb #1d417e2c
 def lookahead_cut(
-    network: DenseNetwork, widths: Sequence[int], rows: Rows | None = None, config: MethodConfig | None = None,
-) -> DenseNetwork:
+    network: DenseNetwork,               # Not changed
+    widths: Sequence[int],               # Of the hidden layers, at least 1 each
+    rows: Rows | None = None,            # Not used; every `Cutter` is given some
+    config: MethodConfig | None = None,  # Not used either
+) -> DenseNetwork:                       # Not trained
     "Keep the units whose incoming weights would be missed most."
     for layer, (scores, width) in enumerate(zip(lookahead_scores(network), widths, strict=True)):
         network = slice_units(network, layer, most_important(scores.sum(1), width))
     return network
 
-
-def lookahead(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, passes: int = 1) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/01_pruners.ipynb #376c77dc
+def lookahead(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+    passes: int = 1, # Cuts on the way to each size, with training between
+) -> Iterator[Candidate]:
     "Scores are computed anew in every pass."
     return in_passes(trainable(network), lookahead_cut, passes, rows, config)
 
 
-for _n in (1, 4): method(f"lap{_n}", label=f"Lookahead, {counted(_n)}", source="Park et al. 2020")(partial(lookahead, passes=_n))
+for _n in (1, 4):
+    method(f"lap{_n}", label=f"LAP {_n}", family="published rivals",
+           source="Park et al. 2020")(partial(lookahead, passes=_n))
 
-# %% ../../nbs/6_rivals/01_pruners.ipynb #1d417e2c
+# %% ../../nbs/6_rivals/01_pruners.ipynb #3a1f3ab4
+def strongest(
+    V: Tensor, # (units, numbers)
+    n: int,    # Units that may differ from zero
+) -> Tensor:   # (units, numbers)
+    "The nearest point of the constraint."
+    strong = most_important(V.norm(dim=1), n)
+    return torch.zeros_like(V).index_copy_(0, strong, V[strong])
+
+# %% ../../nbs/6_rivals/01_pruners.ipynb #c8fd67eb
 @dataclass(frozen=True)
 class AdmmConfig(Config):
     "How ADMM trains before it prunes."
@@ -141,54 +178,56 @@ class AdmmConfig(Config):
     growth: float = 3.0 # Factor of rho from round to round
 
     def __post_init__(self):
-        require(min(self.rounds, self.epochs) >= 1, f"ADMM needs at least one round and one epoch, got {self.rounds} and {self.epochs}")
-        require(self.rho > 0 and self.growth >= 1, f"rho must be positive and growth at least 1, got {self.rho} and {self.growth}")
-
-
-def strongest(
-    V: Tensor, # (units, numbers)
-    n: int,    # Units that may differ from zero
-) -> Tensor:   # (units, numbers)
-    "The nearest point of the constraint."
-    strong = most_important(V.norm(dim=1), n)
-    return torch.zeros_like(V).index_copy_(0, strong, V[strong])
+        require(min(self.rounds, self.epochs) >= 1,
+                f"ADMM needs at least one round and one epoch, got {self.rounds} and {self.epochs}")
+        require(self.rho > 0 and self.growth >= 1,
+                f"rho must be positive and growth at least 1, got {self.rho} and {self.growth}")
 
 # %% ../../nbs/6_rivals/01_pruners.ipynb #ba17e9e6
 class Splitting:
-    "Z and U of the hidden rows of a stack of one network."
+    "Z and U of the hidden layers of a stack of one network."
 
-    def __init__(self, stack: Stack, widths: Sequence[int], rho: float):
+    def __init__(
+        self,
+        stack: Stack,          # Of one network; its weights are read, not changed
+        widths: Sequence[int], # Units of each hidden layer that may differ from zero
+        rho: float,            # Strength of the pull, above 0
+    ):
         self.layers, self.widths, self.rho = list(stack.layers)[:-1], widths, rho
         with torch.no_grad():
             self.Z = [strongest(V, n) for V, n in zip(self.groups(), widths, strict=True)]
             self.U = [torch.zeros_like(z) for z in self.Z]
 
     def groups(self) -> list[Tensor]:
-        "Incoming weights and bias of every unit, (units, inputs + 1), per row."
+        "Incoming weights and bias of every unit, (units, inputs + 1), per layer."
         return [torch.cat([layer.weight[0], layer.bias[0]]).T for layer in self.layers]
 
     def pull(self) -> Tensor:
         "What is added to the loss."
-        return self.rho/2*sum((V - z + u).square().sum() for V, z, u in zip(self.groups(), self.Z, self.U, strict=True))
+        pairs = zip(self.groups(), self.Z, self.U, strict=True)
+        return self.rho/2*sum((V - z + u).square().sum() for V, z, u in pairs)
 
     @torch.no_grad()
-    def update(self, growth: float) -> None:
+    def update(
+        self,
+        growth: float, # Factor of rho, at least 1
+    ) -> None:
         "Project, remember the disagreement, pull harder."
         V = [V + u for V, u in zip(self.groups(), self.U, strict=True)]
         self.Z = [strongest(v, n) for v, n in zip(V, self.widths, strict=True)]
         self.U, self.rho = [(v - z)/growth for v, z in zip(V, self.Z, strict=True)], self.rho*growth
 
     def strong(self) -> list[Tensor]:
-        "The units that Z keeps, per row."
+        "The units that Z keeps, per layer."
         return [most_important(z.norm(dim=1), n) for z, n in zip(self.Z, self.widths, strict=True)]
 
-# %% ../../nbs/6_rivals/01_pruners.ipynb #fce92e9b
+# %% ../../nbs/6_rivals/01_pruners.ipynb #18ad9fb9
 def admm_train(
-    network: DenseNetwork, # Without dropout, giving logits
-    widths: Sequence[int], # How many units shall be left in each hidden row
-    rows: Rows,
-    config: MethodConfig,
-    admm: AdmmConfig = AdmmConfig(),
+    network: DenseNetwork, # Without dropout, giving logits; not changed
+    widths: Sequence[int], # How many units shall be left in each hidden layer
+    rows: Rows,            # Learns from its rows to fit
+    config: MethodConfig,  # Batch size, learning rate, rows of an epoch, seed
+    admm: AdmmConfig = AdmmConfig(), # Rounds and pull
 ) -> tuple[DenseNetwork, list[Tensor]]: # Of the old widths; and the units that stay
     "Train under the constraint."
     training = config.training(admm.epochs, len(rows.fit.y))
@@ -196,33 +235,55 @@ def admm_train(
     coarse, split = is_coarse([network], x, training.precision), Splitting(stack, widths, admm.rho)
     optimiser = torch.optim.Adam(stack.parameters(), training.learning_rate, fused=True)
     batches = minibatches(len(y), training.batch_size, torch_generator(config.seed, "admm"), x.device)
-    with flush_denormals():
-        for _ in range(admm.rounds):
-            for batch in islice(batches, admm.epochs*batches_per_epoch(len(y), training)):
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=coarse, cache_enabled=False):
-                    output = stack(x[:, batch], len(stack.layers))
-                optimiser.zero_grad()
-                (stack_losses(output.to(x.dtype), y[batch]).sum() + split.pull()).backward()
-                optimiser.step()
-            split.update(admm.growth)
+    per_round = admm.epochs*batches_per_epoch(len(y), training)
+
+    def step(batch: Tensor) -> None:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=coarse, cache_enabled=False):
+            output = stack(x[:, batch], len(stack.layers))
+        optimiser.zero_grad()
+        (stack_losses(output.to(x.dtype), y[batch]).sum() + split.pull()).backward()
+        optimiser.step()
+
+    with flush_denormals(): run_epochs(admm.rounds, per_round, batches, step, lambda: split.update(admm.growth))
     trained = copy_network(network)
     stack.write_back(0, trained)
     return trained, split.strong()
 
-
-def admm_cut(network: DenseNetwork, widths: Sequence[int], rows: Rows, config: MethodConfig) -> DenseNetwork:
+# %% ../../nbs/6_rivals/01_pruners.ipynb #c72a5f3b
+def admm_cut(
+    network: DenseNetwork,  # Without dropout, giving logits; not changed
+    widths: Sequence[int],  # Of the hidden layers, at least 1 each
+    rows: Rows,             # As in `admm_train`
+    config: MethodConfig,   # As in `admm_train`
+) -> DenseNetwork:
     "Train under the constraint, then enforce it."
     network, strong = admm_train(network, widths, rows, config)
     for layer, units in enumerate(strong): network = slice_units(network, layer, units)
     return network
 
-
-def admm(network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, passes: int = 1) -> Iterator[Candidate]:
+# %% ../../nbs/6_rivals/01_pruners.ipynb #99a6fdd4
+def admm(
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+    passes: int = 1, # Cuts on the way to each size, with training between
+) -> Iterator[Candidate]:
     "ADMM, then training, in every pass."
     return in_passes(trainable(network), admm_cut, passes, rows, config, size_steps(network.architecture, coarse=0))
 
 
-for _n in (1, 4): method(f"admm{_n}", label=f"ADMM, {counted(_n)}", source="Zhang et al. 2018")(partial(admm, passes=_n))
+for _n in (1, 4):
+    method(f"admm{_n}", label=f"ADMM {_n}", family="published rivals",
+           source="Zhang et al. 2018")(partial(admm, passes=_n))
+
+# %% ../../nbs/6_rivals/01_pruners.ipynb #f930cc1c
+@torch.no_grad()
+def _normal_equations(there: DenseLayer, H: Tensor, order: Tensor, ridge: float) -> tuple[Tensor, ...]:
+    "Order of the units; in that order their mean, Cholesky factor and right-hand side of the normal equations."
+    seen = there.before(H)[:, order]
+    mean, W = seen.mean(0), there.linear.weight[:, order]
+    gram = ((seen - mean).T @ (seen - mean)).double()
+    right = gram @ W.T.double()
+    gram.diagonal().add_(ridge*gram.diagonal().mean() + 1e-9)
+    return order, mean, torch.linalg.cholesky(gram), right
 
 # %% ../../nbs/6_rivals/01_pruners.ipynb #f7b55327
 class Refits:
@@ -230,37 +291,32 @@ class Refits:
 
     def __init__(
         self,
-        network: DenseNetwork,
-        x: Tensor,           # (n, n_inputs) training rows
-        ridge: float = 1e-4, # Relative to the mean diagonal of the Gram matrix
+        network: DenseNetwork, # Not changed
+        x: Tensor,             # (n, n_inputs) training rows
+        ridge: float = 1e-4,   # Relative to the mean diagonal of the Gram matrix
     ):
         self.network, self.solved = network, {}
         with torch.no_grad(): hidden = network.activations(x)[:-1]
-        orders = [spread_importance(network, layer, H).argsort(descending=True, stable=True) for layer, H in enumerate(hidden)]
-        self.systems = [self._system(there, H, order, ridge) for there, H, order in zip(network.layers[1:], hidden, orders, strict=True)]
-
-    @staticmethod
-    @torch.no_grad()
-    def _system(there: DenseLayer, H: Tensor, order: Tensor, ridge: float) -> tuple[Tensor, ...]:
-        "Order of the units; in that order their mean, Cholesky factor and right-hand side of the normal equations."
-        seen = there.before(H)[:, order]
-        mean, W = seen.mean(0), there.linear.weight[:, order]
-        gram = ((seen - mean).T @ (seen - mean)).double()
-        right = gram @ W.T.double()
-        gram.diagonal().add_(ridge*gram.diagonal().mean() + 1e-9)
-        return order, mean, torch.linalg.cholesky(gram), right
+        orders = [spread_importance(network, layer, H).argsort(descending=True, stable=True)
+                  for layer, H in enumerate(hidden)]
+        self.systems = [_normal_equations(there, H, order, ridge)
+                        for there, H, order in zip(network.layers[1:], hidden, orders, strict=True)]
 
     @torch.no_grad()
     def fit(self, layer: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        "Units of a hidden row that stay; weights (outputs, width) of the next one and the change of its bias (outputs,)."
+        "Units of a hidden layer that stay; weights (outputs, width) of the next one, change of its bias (outputs,)."
         if (layer, width) not in self.solved:
             order, mean, L, right = self.systems[layer]
             V = torch.cholesky_solve(right[:width], L[:width, :width]).T.to(mean)
-            self.solved[layer, width] = order[:width], V, self.network.layers[layer + 1].linear.weight[:, order] @ mean - V @ mean[:width]
+            change = self.network.layers[layer + 1].linear.weight[:, order] @ mean - V @ mean[:width]
+            self.solved[layer, width] = order[:width], V, change
         return self.solved[layer, width]
 
     @torch.no_grad()
-    def cut(self, widths: Sequence[int]) -> DenseNetwork:
+    def cut(
+        self,
+        widths: Sequence[int], # Of the hidden layers, at least 1 each
+    ) -> DenseNetwork:         # Not trained
         "The network with these hidden widths."
         network = self.network
         for layer, width in enumerate(widths):
@@ -271,7 +327,7 @@ class Refits:
             if network.layers[layer + 1].linear.bias is not None: network.layers[layer + 1].linear.bias.add_(change)
         return network
 
-# %% ../../nbs/6_rivals/01_pruners.ipynb #0984659e
+# %% ../../nbs/6_rivals/01_pruners.ipynb #6f25f2ff
 def _n_params(architecture: Architecture, widths: Sequence[int]) -> int:
     "Parameters with these hidden widths."
     ins, outs = (architecture.widths[0], *widths), (*widths, architecture.n_outputs)
@@ -279,9 +335,9 @@ def _n_params(architecture: Architecture, widths: Sequence[int]) -> int:
 
 
 def even_widths(
-    architecture: Architecture,
-    most: int,  # Parameters
-) -> list[int]: # At least 1
+    architecture: Architecture, # To be cut
+    most: int,                  # Parameters
+) -> list[int]:                 # At least 1 each
     "Hidden widths when every hidden layer keeps the same share, the largest that leaves at most so many parameters."
     low, high = 0.0, 1.0
     at = lambda share: [keep_width(width, max(share, 1e-6)) for width in architecture.hidden_widths]
@@ -291,19 +347,41 @@ def even_widths(
         low, high = (middle, high) if _n_params(architecture, at(middle)) <= most else (low, middle)
     return at(low)
 
-# %% ../../nbs/6_rivals/01_pruners.ipynb #c5fc315e
+# %% ../../nbs/6_rivals/01_pruners.ipynb #8cb4d0f6
+def _widest(architecture: Architecture, chosen: Sequence[int], least: Sequence[int], most: int) -> int:
+    "The widest that the next layer may be when all later ones are at their narrowest."
+    layer = len(chosen)
+    low, high = least[layer], architecture.hidden_widths[layer]
+    while low < high:
+        middle = (low + high + 1)//2
+        if _n_params(architecture, [*chosen, middle, *least[layer + 1:]]) <= most: low = middle
+        else: high = middle - 1
+    return low
+
+# %% ../../nbs/6_rivals/01_pruners.ipynb #bf3782e3
+def _observation(architecture: Architecture, chosen: Sequence[int], action: float) -> np.ndarray:
+    "Index, inputs, width, parameters of the layer, saved before, left behind, last action; all in shares."
+    hidden, widths = architecture.hidden_widths, architecture.widths
+    layer = min(len(chosen), len(hidden) - 1)
+    size = [fact.n_params(n) for fact, n in zip(architecture.layers, widths, strict=False)]
+    saved = 1 - _n_params(architecture, [*chosen, *hidden[len(chosen):]])/sum(size)
+    return np.array([layer/len(hidden), widths[layer]/max(widths), widths[layer + 1]/max(widths), size[layer]/sum(size),
+                     saved, sum(size[layer + 1:])/sum(size), action], dtype=np.float32)
+
+# %% ../../nbs/6_rivals/01_pruners.ipynb #7003feae
 class LayerEnv(gymnasium.Env):
-    "One walk through the hidden layers; each action sets a width. No walk ends with more parameters than it may."
+    "One episode through the hidden layers; each action sets a width. No episode ends with more parameters than it may."
 
     def __init__(
         self,
-        refits: Refits,
+        refits: Refits,      # Of the network to cut
         most: int,           # Parameters that may be left
-        x: Tensor, y: Tensor, # Rows of the reward
+        x: Tensor, y: Tensor, # (n, n_inputs) rows of the reward, and their classes (n,)
         span: float = 4.0,   # A layer keeps between 1/span and span times its width in the even cut
         levels: int = 8,     # Widths are multiples of the even width over `levels`
     ):
-        self.refits, self.architecture, self.most, self.span, self.x, self.y = refits, refits.network.architecture, most, span, x, y
+        self.refits, self.architecture, self.most = refits, refits.network.architecture, most
+        self.span, self.x, self.y = span, x, y
         self.even = even_widths(self.architecture, most)
         self.least, self.multiples = [max(1, int(w/span)) for w in self.even], [max(1, w//levels) for w in self.even]
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -313,63 +391,51 @@ class LayerEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.chosen, self.action = [], 0.0
-        return self.observe(), {}
+        return _observation(self.architecture, self.chosen, self.action), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.action = float(np.clip(action, -1, 1).item())
-        layer = len(self.chosen)
+        self.action, layer = float(np.clip(action, -1, 1).item()), len(self.chosen)
         wanted = int(self.even[layer]*self.span**self.action)//self.multiples[layer]*self.multiples[layer]
-        self.chosen.append(max(self.least[layer], min(wanted, self.widest(layer))))
+        widest = _widest(self.architecture, self.chosen, self.least, self.most)
+        self.chosen.append(max(self.least[layer], min(wanted, widest)))
         done = len(self.chosen) == len(self.even)
         reward = evaluate(self.refits.cut(self.chosen), self.x, self.y) - 1 if done else 0.0
         if done and reward > self.best[0]: self.best = reward, self.chosen
-        return self.observe(), reward, done, False, {}
+        return _observation(self.architecture, self.chosen, self.action), reward, done, False, {}
 
-    def widest(self, layer: int) -> int:
-        "The widest that a row may be when all later ones are at their narrowest."
-        low, high = self.least[layer], self.architecture.hidden_widths[layer]
-        while low < high:
-            middle = (low + high + 1)//2
-            if _n_params(self.architecture, [*self.chosen, middle, *self.least[layer + 1:]]) <= self.most: low = middle
-            else: high = middle - 1
-        return low
-
-    def observe(self) -> np.ndarray:
-        "Index, inputs, width, parameters of the layer, saved before, left behind, last action; all in shares."
-        layer, widths = min(len(self.chosen), len(self.even) - 1), self.architecture.widths
-        size = [fact.n_params(n) for fact, n in zip(self.architecture.layers, widths, strict=False)]
-        saved = 1 - _n_params(self.architecture, [*self.chosen, *self.architecture.hidden_widths[len(self.chosen):]])/sum(size)
-        return np.array([layer/len(self.even), widths[layer]/max(widths), widths[layer + 1]/max(widths), size[layer]/sum(size),
-                         saved, sum(size[layer + 1:])/sum(size), self.action], dtype=np.float32)
-
-# %% ../../nbs/6_rivals/01_pruners.ipynb #7003feae
+# %% ../../nbs/6_rivals/01_pruners.ipynb #7a048b71
 @dataclass(frozen=True)
 class AmcConfig(Config):
     "How AMC searches one network."
-    episodes: int = 60           # Walks
-    warm_up: int = 15            # Of those, walks with random actions
-    updates: int = 4             # Of actor and critic after each walk
+    episodes: int = 60           # Networks that the agent makes
+    warm_up: int = 15            # Of those, with random actions
+    updates: int = 4             # Of actor and critic after each episode
     units: int = 300             # In both hidden layers of actor and critic
     learning_rate: float = 1e-3  # Of both
     noise: float = 0.5           # Deviation of the exploration after the warm-up
-    decay: float = 0.95          # Its factor per walk
+    decay: float = 0.95          # Its factor per episode
     rows: int = 2048             # Training rows for refits, validation rows for rewards, at most
 
     def __post_init__(self):
-        require(0 <= self.warm_up < self.episodes, f"warm_up must be less than {self.episodes} episodes, got {self.warm_up}")
+        require(0 <= self.warm_up < self.episodes,
+                f"warm_up must be less than {self.episodes} episodes, got {self.warm_up}")
 
-
+# %% ../../nbs/6_rivals/01_pruners.ipynb #fbdda8c4
 class FadingNoise:
-    "Gaussian noise that fades from walk to walk, from a generator of its own (as Stable-Baselines3 calls it)."
+    "Gaussian noise that fades from episode to episode, from a generator of its own (as Stable-Baselines3 calls it)."
 
-    def __init__(self, config: AmcConfig, rng: np.random.Generator):
+    def __init__(
+        self,
+        config: AmcConfig,        # For `noise` and `decay`
+        rng: np.random.Generator, # Of the noise
+    ):
         self.scale, self.decay, self.rng = config.noise, config.decay, rng
 
     def __call__(self) -> np.ndarray: return self.rng.normal(0, self.scale, 1).astype(np.float32)
 
     def reset(self) -> None: self.scale *= self.decay
 
-
+# %% ../../nbs/6_rivals/01_pruners.ipynb #f920f327
 @contextlib.contextmanager
 def borrowed_generators():
     "The block may seed and use the global generators of Python, NumPy and PyTorch; afterwards they are as before."
@@ -380,31 +446,39 @@ def borrowed_generators():
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
 
-
-def learn_widths(env: LayerEnv, config: AmcConfig, seed: int) -> list[int]:
-    "The hidden widths of the best walk of a DDPG agent."
+# %% ../../nbs/6_rivals/01_pruners.ipynb #0e32f26d
+def learn_widths(
+    env: LayerEnv,     # Of one network and size
+    config: AmcConfig, # Of the agent
+    seed: int,         # Of the agent and its exploration
+) -> list[int]:        # Of the hidden layers
+    "The hidden widths of the best episode of a DDPG agent."
     library, steps = optional("stable_baselines3", "stable-baselines3"), len(env.even)
     if max(env.even) == 1: return env.even
     env.reset()
     for _ in range(steps): env.step(np.zeros(1))
     with borrowed_generators():
         agent = library.DDPG("MlpPolicy", env, config.learning_rate, buffer_size=config.episodes*steps,
-                             learning_starts=config.warm_up*steps, batch_size=64, tau=0.05, gamma=1.0, train_freq=(1, "episode"),
-                             gradient_steps=config.updates, action_noise=FadingNoise(config, generator(seed, "exploration")),
+                             learning_starts=config.warm_up*steps, batch_size=64, tau=0.05, gamma=1.0,
+                             train_freq=(1, "episode"), gradient_steps=config.updates,
+                             action_noise=FadingNoise(config, generator(seed, "exploration")),
                              policy_kwargs={"net_arch": [config.units]*2}, device="cpu",
                              seed=int(seed_sequence(seed, "amc").generate_state(1)[0] >> 1))
         agent.learn(config.episodes*steps)
     return env.best[1]
 
-# %% ../../nbs/6_rivals/01_pruners.ipynb #18ad9fb9
-def every(x: Tensor, n: int) -> Tensor:
+# %% ../../nbs/6_rivals/01_pruners.ipynb #47e91c0f
+def every(
+    x: Tensor, # (rows, ...)
+    n: int,    # Rows to keep, at most
+) -> Tensor:
     "At most n rows, evenly spread."
     return x[::-(-len(x)//n)]
 
-
+# %% ../../nbs/6_rivals/01_pruners.ipynb #af139c39
 def amc(
-    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig,
-    passes: int = 1,               # Cuts on the way to each size, with training between
+    network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
+    passes: int = 1,                   # Cuts on the way to each size, with training between
     settings: AmcConfig = AmcConfig(), # Of the agent
 ) -> Iterator[Candidate]:
     "For each size and pass, an agent of its own."
@@ -422,4 +496,5 @@ def amc(
 
 
 for _n, _settings in ((1, AmcConfig()), (4, AmcConfig(30, 8))):
-    method(f"amc{_n}", label=f"AMC, {counted(_n)}", source="He et al. 2018", stochastic=True)(partial(amc, passes=_n, settings=_settings))
+    method(f"amc{_n}", label=f"AMC {_n}", family="published rivals", source="He et al. 2018",
+           stochastic=True)(partial(amc, passes=_n, settings=_settings))
