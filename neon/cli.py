@@ -441,7 +441,8 @@ def data_list() -> pd.DataFrame: # One line per registered table
     "The registered tables."
     return pd.DataFrame([{
         "name": info.name, "rows": info.n_rows or "?", "columns": info.n_columns or "?",
-        "classes": info.n_classes or "?", "source": info.source, "here": _HERE[whereabouts(info.name)]} for info in REGISTRY.values()])
+        "classes": info.n_classes or "?", "source": info.source, "here": _HERE[whereabouts(info.name)]}
+        for info in REGISTRY.values()])
 
 # %% ../nbs/9_command/00_cli.ipynb #598fd49f
 def data_show(

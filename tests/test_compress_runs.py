@@ -1,4 +1,4 @@
-"The evaluation of `compress`: configurations, folds, resuming, any number of processes, controls at equal cost, tables."
+"The evaluation of `compress`: settings, folds, resuming, any number of processes, controls at equal cost, tables."
 import pandas as pd
 import pytest
 

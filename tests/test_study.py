@@ -55,8 +55,8 @@ def timeless(table: pd.DataFrame) -> pd.DataFrame: return table.drop(columns="se
 
 def test_killed_half_way_and_resumed_gives_the_same(study, tmp_path):
     config = CONFIG.replace(networks=str(study[0]/"networks"))
-    done = subprocess.run([sys.executable, "-c", KILLED.format(config=config.to_dict()), str(tmp_path)], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run([sys.executable, "-c", KILLED.format(config=config.to_dict()), str(tmp_path)],
+                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == -9, done.stderr
     before = {file: file.stat().st_mtime_ns for file in (tmp_path/"rows").rglob("*.csv")}
     assert len(before) == 2 and not list((tmp_path/"rows").rglob("*.tmp"))
@@ -71,11 +71,13 @@ def test_rows_say_what_was_done(study):
     folder, table = study
     assert len(table) == 2*2*2 and tuple(table.columns) == STUDY_COLUMNS
     assert (table.test_rows == 45).all() and (table.parameters_after <= table.parameters_before).all()
-    same = table.groupby("network")[["parameters_before", "accuracy_before", "validation_before", "architecture_before"]].nunique()
+    before = ["parameters_before", "accuracy_before", "validation_before", "architecture_before"]
+    same = table.groupby("network")[before].nunique()
     assert (same == 1).all(axis=None), "all methods get the same network"
     gather(folder, "a test")
     meta = read_json(folder/"study_meta.json")
-    assert (meta["command"], meta["rows"], meta["jobs"], meta["failures"]) == ("a test", 8, 4, 0) and "agents" not in meta["config"]
+    assert (meta["command"], meta["rows"], meta["jobs"], meta["failures"]) == ("a test", 8, 4, 0)
+    assert "agents" not in meta["config"]
 
 
 def test_jobs_go_network_by_network():
@@ -100,8 +102,10 @@ def test_one_failure_does_not_stop_the_rest(study, tmp_path):
 
 
 @pytest.mark.parametrize("column, value", [
-    ("dataset", ""), ("protocol", "loose"), ("reference", "best"), ("network", -1), ("network", 0.5), ("seed", "one"), ("budget", -1),
-    ("parameters_after", 0), ("parameters_after", 10**9), ("counted", "bytes"), ("architecture_after", "4-0-3"), ("accuracy_after", 97.8),
+    ("dataset", ""), ("protocol", "loose"), ("reference", "best"), ("network", -1), ("network", 0.5), ("seed", "one"),
+    ("budget", -1),
+    ("parameters_after", 0), ("parameters_after", 10**9), ("counted", "bytes"), ("architecture_after", "4-0-3"),
+    ("accuracy_after", 97.8),
     ("validation_before", float("nan")), ("setting", " "), ("seconds", -1), ("test_rows", 0), ("majority", 2)])
 def test_schema_refuses_nonsense(study, column, value):
     table = study[1].astype(object)
@@ -116,14 +120,16 @@ def test_schema_refuses_repetitions_and_other_columns(study):
 
 @pytest.mark.parametrize("wrong, message", [
     ({"methods": ("unifrom",)}, "unknown method"), ({"protocols": ("loose",)}, "unknown protocol"),
-    ({"references": ("best",)}, "es or trained"), ({"budgets": (5.0, 1.0)}, "budgets must rise"), ({"first": 1}, "first must lie"),
+    ({"references": ("best",)}, "es or trained"), ({"budgets": (5.0, 1.0)}, "budgets must rise"),
+    ({"first": 1}, "first must lie"),
     ({"datasets": ()}, "at least one data set"), ({"effort": 0.0}, "effort"), ({"n_seeds": 0}, "n_seeds")])
 def test_settings_refuse_nonsense(wrong, message):
     with pytest.raises(NeonError, match=message): StudyConfig(**wrong)
 
 
 def test_a_folder_holds_one_kind_of_rows(study):
-    with pytest.raises(NeonError, match=r"other settings \(epochs\)"): run_study(CONFIG.replace(epochs=4), study[0], progress=False)
+    with pytest.raises(NeonError, match=r"other settings \(epochs\)"):
+        run_study(CONFIG.replace(epochs=4), study[0], progress=False)
 
 
 def test_every_data_set_gets_an_agent_that_has_not_met_it(tmp_path):
@@ -148,12 +154,14 @@ def test_profiles_are_settings(root):
 
 
 def test_command(study, tmp_path, capsys):
-    (tmp_path/"mine.json").write_text(json.dumps({"datasets": ["iris"], "methods": ["majority", "uniform"], "n_networks": 2, "epochs": 3}))
+    mine = {"datasets": ["iris"], "methods": ["majority", "uniform"], "n_networks": 2, "epochs": 3}
+    (tmp_path/"mine.json").write_text(json.dumps(mine))
     options = ["--profile", str(tmp_path/"mine.json"), "--output-dir", str(study[0])]
     assert main(["study", "list", *options, "--n-networks", "3"]) == 0
     assert re.findall(r"done|waiting", capsys.readouterr().out) == ["done"]*4 + ["waiting"]*2
     assert main(["study", "run", *options, "--workers", "1"]) == 0
-    assert "8 rows of 1 data sets and 2 methods; of the jobs asked for 4 are done, 0 failed and 0 wait" in capsys.readouterr().out
+    said = "8 rows of 1 data sets and 2 methods; of the jobs asked for 4 are done, 0 failed and 0 wait"
+    assert said in capsys.readouterr().out
     assert read_json(study[0]/"study_meta.json")["command"] == "neon study run --profile mine"
     assert main(["study", "run", *options, "--methods", "unifrom"]) == 1
     assert "unknown method 'unifrom'" in capsys.readouterr().err
@@ -161,9 +169,9 @@ def test_command(study, tmp_path, capsys):
 
 
 def test_learning_curves_of_runs(tmp_path):
-    row = {"episode": 0, "network": "net_00", "warmup": 0, "return": 1.5, "steps": 2, "accuracy_before": 0.9, "accuracy_after": 0.8,
-           "parameters_before": 40, "parameters_after": 10, "compression_ratio": 4.0, "actor_loss": "", "critic_loss": "", "entropy": "",
-           "keep_ratios": "0.9 1"}
+    row = {"episode": 0, "network": "net_00", "warmup": 0, "return": 1.5, "steps": 2, "accuracy_before": 0.9,
+           "accuracy_after": 0.8, "parameters_before": 40, "parameters_after": 10,
+           "compression_ratio": 4.0, "actor_loss": "", "critic_loss": "", "entropy": "", "keep_ratios": "0.9 1"}
     for seed in (0, 1):
         (tmp_path/f"{seed}").mkdir()
         pd.DataFrame([row, {**row, "episode": 1}]).to_csv(tmp_path/f"{seed}"/"training.csv", index=False)
@@ -186,10 +194,12 @@ def test_parameters_of_the_template_are_the_settings():
 def test_template_runs_one_job(study, monkeypatch):
     "In the folder of a study, as the workflow does: one more method, for one network."
     folder, _ = study
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(find_template().parents[2]), os.environ.get("PYTHONPATH", "")]))
+    here = str(find_template().parents[2])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, os.environ.get("PYTHONPATH", "")]))
     values = {**CONFIG.to_dict(), "methods": ["logistic"], "first": 1, "output_dir": str(folder)}
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    executed = papermill.execute_notebook(str(find_template("study")), str(folder/"executed.ipynb"), values, kernel_name="python3",
+    executed = papermill.execute_notebook(str(find_template("study")), str(folder/"executed.ipynb"), values,
+                                          kernel_name="python3",
                                           progress_bar=False)
     (shown,) = [c for c in executed["cells"] if "".join(c["source"]).startswith("shown")]
     assert "logistic" in shown["outputs"][0]["text"]
@@ -203,15 +213,19 @@ def test_dry_run_of_the_quick_profile_lists_the_jobs(root, tmp_path):
     pytest.importorskip("snakemake")
     workflow = root/"workflow"
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--snakefile", str(workflow/"Snakefile"), "--profile",
-               str(workflow/"profiles"/"quick"), "--configfile", str(workflow/"config"/"quick.yaml"), "--directory", str(tmp_path)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(root),
+               str(workflow/"profiles"/"quick"), "--configfile", str(workflow/"config"/"quick.yaml"),
+               "--directory", str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(root),
                           "XDG_CACHE_HOME": str(tmp_path)})
     text = done.stdout + done.stderr
     assert done.returncode == 0, text
     counts = dict(re.findall(r"(?m)^(\w+) +(\d+)$", text.split("Job stats:")[1]))
-    assert counts == {"agent": "3", "all": "1", "base": "1", "compress_00_00": "18", "curves": "1", "gather": "1", "latency": "1",
+    assert counts == {"agent": "3", "all": "1", "base": "1", "compress_00_00": "18", "curves": "1", "gather": "1",
+                      "latency": "1",
                       "networks": "3", "total": "29"}
     quick = StudyConfig.from_dict(study_profile("quick"))
-    expected = {f"runs/study_quick/notebooks/{j.dataset}/{j.protocol}_{j.reference}/{j.method}_net_00_00.ipynb" for j in jobs(quick)}
+    expected = {f"runs/study_quick/notebooks/{j.dataset}/{j.protocol}_{j.reference}/{j.method}_net_00_00.ipynb"
+                for j in jobs(quick)}
     assert set(re.findall(r"output: (\S+_net_\S+)", text)) == expected
     assert len(re.findall(r"resources: .*mem_mb=\d+.*runtime=\d+", text)) >= 18 and not list(tmp_path.glob("runs"))

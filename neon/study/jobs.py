@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['STUDY_SCHEMA', 'STUDY_COLUMNS', 'STUDY_KEY', 'BASE_COLUMNS', 'BASE_MODELS', 'BASE_NETWORKS', 'LATENCY_COLUMNS',
            'CURVE_COLUMNS', 'StudyConfig', 'Job', 'jobs', 'unseen_planner', 'do_job', 'study_entry', 'check_study',
-           'read_study', 'write_study', 'networks_folder', 'study_networks', 'entries_file', 'failure_file', 'run_job',
-           'kept_file', 'open_study', 'waiting', 'run_jobs', 'train_all', 'run_study', 'study_entries', 'gather',
-           'base_entries', 'base_models', 'latency_entries', 'latencies', 'learning_curves']
+           'read_study', 'write_study', 'networks_folder', 'study_networks', 'entries_file', 'failure_file',
+           'kept_file', 'run_job', 'open_study', 'waiting', 'run_jobs', 'train_all', 'study_entries', 'run_study',
+           'gather', 'base_entries', 'base_models', 'latency_entries', 'latencies', 'learning_curves']
 
 # %% ../../nbs/8_study/02_jobs.ipynb #751c7150
 import json
@@ -30,8 +30,8 @@ from tqdm import tqdm
 from ..compress import find_method
 from ..compression.export import latency
 from ..compression.planner import load_planner
-from ..foundations.core import Config, NeonError, Workers, generator, get_protocol, read_json, require, run_metadata, single_thread
-from ..foundations.core import write_csv, write_json, write_text
+from ..foundations.core import Config, NeonError, Workers, generator, get_protocol, read_json, require, run_metadata
+from ..foundations.core import single_thread, write_csv, write_json, write_text
 from ..foundations.data import REGISTRY, PreparedData, load_dataset, prepare, table_name, whereabouts
 from ..foundations.networks import DenseNetwork, load_network, save_network
 from ..foundations.results import Column, read_training
@@ -47,7 +47,8 @@ class StudyConfig(Config):
     "Which networks are compressed by which methods, and how; every field is a parameter of the papermill template."
     datasets: tuple[str, ...] = ("iris", "wine", "digits") # Registry names, or paths of tables
     optional: tuple[str, ...] = ()              # Further ones, left out where they are not at hand
-    methods: tuple[str, ...] = ("majority", "logistic", "uniform", "l1_oneshot", "neon", "compress") # (): train base networks only
+    methods: tuple[str, ...] = (                # Names; (): train base networks only
+        "majority", "logistic", "uniform", "l1_oneshot", "neon", "compress")
     protocols: tuple[str, ...] = ("strict",)    # "strict", "paper"
     references: tuple[str, ...] = ("es",)       # Base networks: "es" (early stopping), "trained" (a hundred epochs)
     n_networks: int = 1                         # Base networks per data set
@@ -62,21 +63,12 @@ class StudyConfig(Config):
     keep: int = 1                               # Compressed networks are kept of so many networks per data set
     networks: str | None = None                 # Folder of base networks; None: `networks` in the folder of the study
 
-    def __post_init__(self):
-        require(len(self.datasets) + len(self.optional) >= 1, "name at least one data set")
-        for name in self.methods: find_method(name)
-        for protocol in self.protocols: get_protocol(protocol)
-        for reference in self.references: reference_training(1, reference)
-        require(min(len(self.protocols), len(self.references)) >= 1, "name at least one protocol and one reference")
-        require(0 <= self.first < self.n_networks, f"first must lie between 0 and n_networks - 1 = {self.n_networks - 1}, got {self.first}")
-        require(self.n_seeds >= 1, f"n_seeds must be at least 1, got {self.n_seeds}")
-        require(self.keep >= 0, f"keep must be at least 0, got {self.keep}")
-        self.means()
+    def __post_init__(self): _check_settings(self)
 
     def available(self) -> list[str]:
         "The data sets that there are."
-        here = [name for name in self.optional if name not in REGISTRY or whereabouts(name) in ("bundled", "folder", "cache")]
-        return [*self.datasets, *(name for name in here if name not in self.datasets)]
+        at_hand = lambda name: name not in REGISTRY or whereabouts(name) in ("bundled", "folder", "cache")
+        return [*self.datasets, *(n for n in self.optional if at_hand(n) and n not in self.datasets)]
 
     def means(
         self,
@@ -86,31 +78,52 @@ class StudyConfig(Config):
         return MethodConfig(self.budgets, self.epochs, self.epoch_rows, self.effort, seed=self.seed + seed)
 
     def recipe(self) -> dict:
-        "The settings that rows depend on."
-        return {name: value for name, value in json.loads(json.dumps(self.to_dict())).items() if name not in _CHOICE}
+        "The settings that entries depend on."
+        settings = json.loads(json.dumps(self.to_dict()))
+        return {name: value for name, value in settings.items() if name not in _CHOICE}
 
+# %% ../../nbs/8_study/02_jobs.ipynb #db70865d
+def _check_settings(config: StudyConfig) -> None:
+    "The first setting that cannot be is a `NeonError`."
+    require(len(config.datasets) + len(config.optional) >= 1, "name at least one data set")
+    for name in config.methods: find_method(name)
+    for protocol in config.protocols: get_protocol(protocol)
+    for reference in config.references: reference_training(1, reference)
+    require(min(len(config.protocols), len(config.references)) >= 1, "name at least one protocol and one reference")
+    require(0 <= config.first < config.n_networks,
+            f"first must lie between 0 and n_networks - 1 = {config.n_networks - 1}, got {config.first}")
+    require(config.n_seeds >= 1, f"n_seeds must be at least 1, got {config.n_seeds}")
+    require(config.keep >= 0, f"keep must be at least 0, got {config.keep}")
+    config.means()
 
-_CHOICE = ("datasets", "optional", "methods", "protocols", "references", "n_networks", "first", "n_seeds", "keep", "networks") # Of jobs
+# %% ../../nbs/8_study/02_jobs.ipynb #914616c8
+_CHOICE = (  # Of jobs: these settings may differ between runs in one folder
+    "datasets", "optional", "methods", "protocols", "references", "n_networks", "first", "n_seeds", "keep", "networks")
 
 # %% ../../nbs/8_study/02_jobs.ipynb #801b4d7b
+def _cell(dataset: str, protocol: str, reference: str) -> str:
+    "A data set under one protocol, with one kind of base networks."
+    return f"{table_name(Path(dataset))}/{protocol}_{reference}"
+
+# %% ../../nbs/8_study/02_jobs.ipynb #2d4f3c74
 @dataclass(frozen=True)
 class Job(Config):
     "One method on one network, for all budgets."
-    dataset: str
-    protocol: str
-    reference: str
-    method: str
-    network: int
-    seed: int = 0
+    dataset: str    # Registry name, or path of a table
+    protocol: str   # "strict" or "paper"
+    reference: str  # "es" or "trained"
+    method: str     # Name
+    network: int    # Number of the base network
+    seed: int = 0   # Repetition
 
     def __str__(self) -> str:
-        return f"{_cell(self.dataset, self.protocol, self.reference)}/{self.method}/net_{self.network:02d}_seed_{self.seed}"
+        cell = _cell(self.dataset, self.protocol, self.reference)
+        return f"{cell}/{self.method}/net_{self.network:02d}_seed_{self.seed}"
 
-
-def _cell(dataset: str, protocol: str, reference: str) -> str: return f"{table_name(Path(dataset))}/{protocol}_{reference}"
-
-
-def jobs(config: StudyConfig) -> list[Job]:
+# %% ../../nbs/8_study/02_jobs.ipynb #954fff65
+def jobs(
+    config: StudyConfig, # Data sets, methods, networks, seeds
+) -> list[Job]:
     "All jobs, in the order in which they should be done."
     repeated = lambda method, seed: seed == 0 or find_method(method).stochastic
     return [Job(dataset, protocol, reference, method, network, seed)
@@ -128,7 +141,8 @@ def unseen_planner(
     if not Path(agents).is_dir(): return agents
     files = sorted(Path(agents).glob("fold_*.safetensors"))
     unseen = [file for file in files if not twins_of(dataset) & {*load_planner(file).facts["datasets"]}]
-    require(len(unseen) > 0, f"of the {len(files)} agents in {agents} (fold_0.safetensors, ...) none is new to {dataset}")
+    require(len(unseen) > 0,
+            f"of the {len(files)} agents in {agents} (fold_0.safetensors, ...) none is new to {dataset}")
     return str(unseen[0])
 
 # %% ../../nbs/8_study/02_jobs.ipynb #281c6e02
@@ -147,6 +161,8 @@ def do_job(
 
 # %% ../../nbs/8_study/02_jobs.ipynb #6cb89a2a
 _SHARE, _WHOLE = (0, 1), (1, np.inf)
+_MACS = "multiply-adds per row"
+
 STUDY_SCHEMA = (
     Column("dataset", "text", "", meaning="name of the data set"),
     Column("protocol", "text", "", meaning="strict or paper"),
@@ -158,8 +174,8 @@ STUDY_SCHEMA = (
     Column("parameters_before", "integer", "parameters", *_WHOLE, meaning="of the network as given"),
     Column("parameters_after", "integer", "parameters", *_WHOLE, meaning="of the compressed network, see counted"),
     Column("counted", "text", "", meaning="parameters, or nonzero: those that are not zero"),
-    Column("macs_before", "integer", "multiply-adds per row", *_WHOLE, meaning="of the network as given"),
-    Column("macs_after", "integer", "multiply-adds per row", *_WHOLE, meaning="of the compressed network, zeros included"),
+    Column("macs_before", "integer", _MACS, *_WHOLE, meaning="of the network as given"),
+    Column("macs_after", "integer", _MACS, *_WHOLE, meaning="of the compressed network, zeros included"),
     Column("architecture_before", "architecture", "units per layer", meaning="features read, hidden widths, outputs"),
     Column("architecture_after", "architecture", "units per layer", meaning="features read, hidden widths, outputs"),
     Column("accuracy_before", "number", "fraction of test rows", *_SHARE, meaning="of the network as given"),
@@ -170,15 +186,15 @@ STUDY_SCHEMA = (
     Column("offers", "integer", "networks", 0, meaning="how many were tried, for all budgets together"),
     Column("seconds", "number", "CPU seconds", 0, meaning="of the job, all budgets together"),
     Column("test_rows", "integer", "rows", *_WHOLE, meaning="that accuracies were measured on"),
-    Column("majority", "number", "fraction of test rows", *_SHARE, meaning="accuracy of always answering the most frequent class"),
+    Column("majority", "number", "fraction of test rows", *_SHARE,
+           meaning="accuracy of always answering the most frequent class"),
 )
 STUDY_COLUMNS = tuple(column.name for column in STUDY_SCHEMA)
 STUDY_KEY = ("dataset", "protocol", "reference", "method", "network", "seed", "budget")
-_ALLOWED = {"protocol": ("strict", "paper"), "reference": ("es", "trained"), "counted": ("parameters", "nonzero")}
 
-
+# %% ../../nbs/8_study/02_jobs.ipynb #17007a12
 def study_entry(
-    job: Job,
+    job: Job,              # What was done
     budget: float,         # In points
     network: DenseNetwork, # As it was
     chosen: Candidate,     # By the judge; the network as it was, where nothing was safe
@@ -191,11 +207,14 @@ def study_entry(
     accuracy = lambda n, part: evaluate(n, getattr(data, f"X_{part}"), getattr(data, f"y_{part}"))
     values = (data.name, *(getattr(job, name) for name in STUDY_KEY[1:-1]), budget, before.n_params, chosen.size,
               "nonzero" if chosen.nonzero else "parameters", before.macs, after.macs, str(before), str(after),
-              *(accuracy(n, part) for part in ("test", "validation") for n in (network, chosen.network)), chosen.how, tried, seconds,
-              len(data.y_test), data.majority_share)
+              *(accuracy(n, part) for part in ("test", "validation") for n in (network, chosen.network)),
+              chosen.how, tried, seconds, len(data.y_test), data.majority_share)
     return dict(zip(STUDY_COLUMNS, values, strict=True))
 
 # %% ../../nbs/8_study/02_jobs.ipynb #ed8ffec3
+_ALLOWED = {"protocol": ("strict", "paper"), "reference": ("es", "trained"), "counted": ("parameters", "nonzero")}
+
+
 def _checked(values: pd.Series, column: Column, source: str) -> pd.Series:
     "One column in its type; the first impossible value is a `NeonError`."
     if column.kind in ("integer", "number"):
@@ -207,28 +226,32 @@ def _checked(values: pd.Series, column: Column, source: str) -> pd.Series:
         wrong = values.isna() | (result.str.strip() == "")
         if column.kind == "architecture": wrong |= ~result.str.fullmatch(r"[1-9]\d*(-[1-9]\d*)+")
         if column.name in _ALLOWED: wrong |= ~result.isin(_ALLOWED[column.name])
-    for row in np.flatnonzero(wrong): raise NeonError(f"{source}: column {column.name!r}, row {row}: {values.iloc[row]!r} is not possible")
+    for k in np.flatnonzero(wrong):
+        raise NeonError(f"{source}: column {column.name!r}, entry {k}: {values.iloc[k]!r} is not possible")
     return result.astype("int64") if column.kind == "integer" else result
 
-
+# %% ../../nbs/8_study/02_jobs.ipynb #c8b707c9
 def check_study(
-    table: pd.DataFrame,   # Rows of `STUDY_COLUMNS`, in any order of columns
+    table: pd.DataFrame,   # Entries with `STUDY_COLUMNS`, in any order of columns
     source: str = "study", # Where they are from, for the message
 ) -> pd.DataFrame:         # Columns in order and of their types
-    "Check the rows of a study; the first offence is a `NeonError`."
+    "Check the entries of a study; the first offence is a `NeonError`."
     differing = sorted({*STUDY_COLUMNS} ^ {*map(str, table.columns)})
     require(not differing, f"{source}: missing or unknown column {differing[:1]}; expected {', '.join(STUDY_COLUMNS)}")
     table = table.reset_index(drop=True)
     checked = pd.DataFrame({column.name: _checked(table[column.name], column, source) for column in STUDY_SCHEMA})
-    for row in np.flatnonzero(checked.parameters_after > checked.parameters_before):
-        raise NeonError(f"{source}: row {row}: {checked.parameters_after[row]} parameters after {checked.parameters_before[row]}")
-    for row in np.flatnonzero(checked.duplicated(list(STUDY_KEY))):
-        raise NeonError(f"{source}: row {row} repeats {checked.loc[row, list(STUDY_KEY)].to_dict()}")
+    after, before = checked.parameters_after, checked.parameters_before
+    for k in np.flatnonzero(after > before):
+        raise NeonError(f"{source}: entry {k}: {after[k]} parameters after {before[k]}")
+    for k in np.flatnonzero(checked.duplicated(list(STUDY_KEY))):
+        raise NeonError(f"{source}: entry {k} repeats {checked.loc[k, list(STUDY_KEY)].to_dict()}")
     return checked
 
-
-def read_study(path: str | Path) -> pd.DataFrame:
-    "Read and check the rows of a study: a csv, or the folder that holds study.csv."
+# %% ../../nbs/8_study/02_jobs.ipynb #6652e684
+def read_study(
+    path: str | Path, # A csv, or the folder that holds study.csv
+) -> pd.DataFrame:    # `STUDY_COLUMNS`
+    "Read and check the entries of a study."
     path = Path(path)/"study.csv" if Path(path).is_dir() else Path(path)
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
@@ -236,47 +259,88 @@ def read_study(path: str | Path) -> pd.DataFrame:
         raise NeonError(f"{path} is not a readable csv: {error}") from error
     return check_study(table, str(path))
 
-
-def write_study(table: pd.DataFrame, path: str | Path) -> None:
-    "Check the rows of a study and write them as csv, whole or not at all."
-    write_csv(path, check_study(table, f"rows for {path}"))
+# %% ../../nbs/8_study/02_jobs.ipynb #9f84d06c
+def write_study(
+    table: pd.DataFrame, # Entries with `STUDY_COLUMNS`
+    path: str | Path,    # Of the csv
+) -> None:
+    "Check the entries of a study and write them as csv, whole or not at all."
+    write_csv(path, check_study(table, f"entries for {path}"))
 
 # %% ../../nbs/8_study/02_jobs.ipynb #e4ddffdf
 @lru_cache(maxsize=2)
-def _prepared(dataset: str, protocol: str, seed: int) -> PreparedData: return prepare(load_dataset(dataset), protocol, seed=seed)
+def _prepared(dataset: str, protocol: str, seed: int) -> PreparedData:
+    "The data set, split and scaled; kept while jobs of the same data set follow one another."
+    return prepare(load_dataset(dataset), protocol, seed=seed)
 
-
-def networks_folder(config: StudyConfig, folder: str | Path, dataset: str, protocol: str = "strict") -> Path:
+# %% ../../nbs/8_study/02_jobs.ipynb #5e50f333
+def networks_folder(
+    config: StudyConfig,      # Its `networks`, if any
+    folder: str | Path,       # Of the study
+    dataset: str,             # Registry name, or path of a table
+    protocol: str = "strict", # "strict" or "paper"
+) -> Path:
     "Where the base networks of a data set are; those early stopped in `es`, the others in `trained` below it."
     root = Path(config.networks or Path(folder)/"networks")/table_name(Path(dataset))
     return root if protocol == "strict" else root/protocol
 
-
-def study_networks(config: StudyConfig, folder: str | Path, dataset: str, protocol: str, reference: str, workers: int = 1) -> None:
-    "Train the base networks of a data set that are missing."
-    files = [_network_file(config, folder, dataset, protocol, reference, i) for i in range(config.n_networks)]
-    if all(file.exists() for file in files): return
-    data = _prepared(dataset, protocol, config.seed)
-    base_networks(config.n_networks, data, reference, config.seed, networks_folder(config, folder, dataset, protocol), workers)
-
-
+# %% ../../nbs/8_study/02_jobs.ipynb #32f20110
 def _network_file(config: StudyConfig, folder: str | Path, dataset: str, protocol: str, reference: str, i: int) -> Path:
     return networks_folder(config, folder, dataset, protocol)/reference/f"net_{i:02d}.safetensors"
 
+# %% ../../nbs/8_study/02_jobs.ipynb #8d9cbbf9
+def study_networks(
+    config: StudyConfig, # Number of networks, seed
+    folder: str | Path,  # Of the study
+    dataset: str,        # Registry name, or path of a table
+    protocol: str,       # "strict" or "paper"
+    reference: str,      # "es" or "trained"
+    workers: int = 1,    # Processes
+) -> None:
+    "Train the base networks of a data set that are missing."
+    files = [_network_file(config, folder, dataset, protocol, reference, i) for i in range(config.n_networks)]
+    if all(file.exists() for file in files): return
+    data, target = _prepared(dataset, protocol, config.seed), networks_folder(config, folder, dataset, protocol)
+    base_networks(config.n_networks, data, reference, config.seed, target, workers)
 
-def entries_file(job: Job, folder: str | Path) -> Path:
-    "Where the rows of a job stand once it is done."
+# %% ../../nbs/8_study/02_jobs.ipynb #ac71c51b
+def entries_file(
+    job: Job,           # Done, or to be done
+    folder: str | Path, # Of the study
+) -> Path:
+    "Where the entries of a job stand once it is done."
     return Path(folder)/"rows"/f"{job}.csv"
 
-
-def failure_file(job: Job, folder: str | Path) -> Path:
+# %% ../../nbs/8_study/02_jobs.ipynb #9c9b96a5
+def failure_file(
+    job: Job,           # Failed, or not
+    folder: str | Path, # Of the study
+) -> Path:
     "Where it stands why a job failed."
     return Path(folder)/"failures"/f"{job}.json"
 
+# %% ../../nbs/8_study/02_jobs.ipynb #13e1db3d
+def kept_file(
+    job: Job,           # Done
+    budget: float,      # In points
+    folder: str | Path, # Of the study
+) -> Path:
+    "Where a compressed network is kept; there is none where nothing was safe."
+    return Path(folder)/"compressed"/str(job)/f"budget_{budget:g}.safetensors"
+
 # %% ../../nbs/8_study/02_jobs.ipynb #06ef1b23
+def _keep(
+    job: Job, config: StudyConfig, chosen: Sequence[Candidate], network: DenseNetwork, folder: str | Path,
+) -> None:
+    "Save what was chosen for each budget, unless it is the network as it was or full of zeros."
+    for budget, c in zip(config.budgets, chosen, strict=True):
+        if c.network is not network and not c.nonzero:
+            save_network(c.network, kept_file(job, budget, folder).with_suffix(""))
+
+# %% ../../nbs/8_study/02_jobs.ipynb #5c1427e1
 def run_job(
-    job: Job,
-    config: StudyConfig,
+    job: Job,            # What is to be done
+    config: StudyConfig, # How
     folder: str | Path,  # Of the study
 ) -> list[dict]:         # One per budget, also in `entries_file`
     "Compress one network with one method and look at the test rows."
@@ -287,67 +351,67 @@ def run_job(
     verdicts = do_job(job, config, network, data)
     seconds = time.process_time() - begin
     chosen, tried = [v.chosen.candidate for v in verdicts], len({id(c.network) for v in verdicts for c in v.seen})
-    entries = [study_entry(job, b, network, c, data, tried, seconds) for b, c in zip(config.budgets, chosen, strict=True)]
+    entries = [study_entry(job, budget, network, c, data, tried, seconds)
+               for budget, c in zip(config.budgets, chosen, strict=True)]
     if job.network < config.keep: _keep(job, config, chosen, network, folder)
     write_study(pd.DataFrame(entries), entries_file(job, folder))
     failure_file(job, folder).unlink(missing_ok=True)
     return entries
 
-
-def kept_file(job: Job, budget: float, folder: str | Path) -> Path:
-    "Where a compressed network is kept; there is none where nothing was safe."
-    return Path(folder)/"compressed"/str(job)/f"budget_{budget:g}.safetensors"
-
-
-def _keep(job: Job, config: StudyConfig, chosen: Sequence[Candidate], network: DenseNetwork, folder: str | Path) -> None:
-    for budget, c in zip(config.budgets, chosen, strict=True):
-        if c.network is not network and not c.nonzero: save_network(c.network, kept_file(job, budget, folder).with_suffix(""))
-
 # %% ../../nbs/8_study/02_jobs.ipynb #a61b20a8
-def open_study(config: StudyConfig, folder: str | Path) -> Path:
+def open_study(
+    config: StudyConfig, # Its recipe counts
+    folder: str | Path,  # Created if need be
+) -> Path:
     "Claim a folder for a study, or find it claimed by the same settings."
     return claim_folder(folder, config.recipe(), "a study")
 
-
-def waiting(config: StudyConfig, folder: str | Path, retry: bool = False) -> list[Job]:
+# %% ../../nbs/8_study/02_jobs.ipynb #a05c00e3
+def waiting(
+    config: StudyConfig, # Which jobs there are
+    folder: str | Path,  # Of the study
+    retry: bool = False, # Also those that failed?
+) -> list[Job]:
     "Jobs that are neither done nor failed; with `retry`, also those that failed."
-    return [job for job in jobs(config) if not entries_file(job, folder).exists() and (retry or not failure_file(job, folder).exists())]
+    return [job for job in jobs(config) if not entries_file(job, folder).exists()
+            and (retry or not failure_file(job, folder).exists())]
 
-
+# %% ../../nbs/8_study/02_jobs.ipynb #5cf8f737
 def _fail(job: Job, folder: str | Path, reason: str, trace: str = "") -> str:
+    "Note why a job failed."
     write_json(failure_file(job, folder), {**job.to_dict(), "reason": reason, "traceback": trace})
     return reason
 
-
-def _setup(*arguments): return arguments
-
-
+# %% ../../nbs/8_study/02_jobs.ipynb #4baf0f9f
 def _under_way(job: Job, folder: str | Path) -> Path: return Path(folder)/"under_way"/str(job).replace("/", "__")
 
-
+# %% ../../nbs/8_study/02_jobs.ipynb #70b2fbc6
 def _work(context: tuple, job: Job) -> tuple[Job, str]:
     "In a worker: one job, and what came of it."
     config, folder = context
     mark = _under_way(job, folder)
     write_text(mark, "")
     try:
-        begin, rows = time.perf_counter(), run_job(job, config, folder)
-        ratios = ", ".join(f"{r['parameters_before']/r['parameters_after']:.1f}x at {r['budget']:g}" for r in rows)
+        begin, entries = time.perf_counter(), run_job(job, config, folder)
+        ratios = ", ".join(f"{e['parameters_before']/e['parameters_after']:.1f}x at {e['budget']:g}" for e in entries)
         return job, f"{ratios}; {time.perf_counter() - begin:.1f} s"
     except Exception as error:
         return job, "failed: " + _fail(job, folder, f"{type(error).__name__}: {error}", traceback.format_exc())
     finally: mark.unlink(missing_ok=True)
 
 # %% ../../nbs/8_study/02_jobs.ipynb #80ef27d0
+def _setup(*arguments): return arguments
+
+
 def run_jobs(
-    todo: Sequence[Job],
-    config: StudyConfig,
-    folder: str | Path,
-    workers: int = 1,
+    todo: Sequence[Job], # In this order
+    config: StudyConfig, # How
+    folder: str | Path,  # Of the study
+    workers: int = 1,    # Processes
     callback: Callable[[Job, str], None] = lambda job, outcome: None, # Called when a job is done or has failed
 ) -> None:
     "Do jobs, whatever becomes of single ones."
-    todo = list(todo)
+    todo, killed = list(todo), "a worker process ended suddenly; was it killed, perhaps for want of memory?"
     while todo:
         for job in todo: _under_way(job, folder).unlink(missing_ok=True)
         try:
@@ -356,13 +420,19 @@ def run_jobs(
             return
         except BrokenProcessPool:
             for job in (job for job in todo if _under_way(job, folder).exists()):
-                callback(job, "failed: " + _fail(job, folder, "a worker process ended suddenly; was it killed, perhaps for want of memory?"))
-            left = [job for job in todo if not entries_file(job, folder).exists() and not failure_file(job, folder).exists()]
+                callback(job, "failed: " + _fail(job, folder, killed))
+            left = [job for job in todo
+                    if not entries_file(job, folder).exists() and not failure_file(job, folder).exists()]
             require(len(left) < len(todo), "worker processes cannot be started")
             todo = left
 
-
-def train_all(config: StudyConfig, folder: str | Path, workers: int = 1, progress: bool = True) -> dict[tuple[str, str, str], str]:
+# %% ../../nbs/8_study/02_jobs.ipynb #2f137181
+def train_all(
+    config: StudyConfig,    # Data sets, protocols, references
+    folder: str | Path,     # Of the study
+    workers: int = 1,       # Processes
+    progress: bool = True,  # Show a progress bar?
+) -> dict[tuple[str, str, str], str]: # (data set, protocol, reference) -> reason
     "Train the base networks of all data sets; where that fails, the reason."
     failed, cells = {}, [(d, p, r) for p in config.protocols for r in config.references for d in config.available()]
     for cell in tqdm(cells, "base networks", disable=not progress):
@@ -370,11 +440,26 @@ def train_all(config: StudyConfig, folder: str | Path, workers: int = 1, progres
         except NeonError as error: failed[cell] = str(error)
     return failed
 
+# %% ../../nbs/8_study/02_jobs.ipynb #c4234aa4
+def _joined(files: Sequence[Path]) -> pd.DataFrame:
+    "Entries of many small csv files, checked and sorted."
+    tables = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=STUDY_COLUMNS)
+    return check_study(table).sort_values(list(STUDY_KEY), ignore_index=True)
 
+# %% ../../nbs/8_study/02_jobs.ipynb #4adc9ea4
+def study_entries(
+    config: StudyConfig, # Which jobs
+    folder: str | Path,  # Of the study
+) -> pd.DataFrame:       # `STUDY_COLUMNS`
+    "The entries of the jobs that are done."
+    return _joined([file for job in jobs(config) if (file := entries_file(job, folder)).exists()])
+
+# %% ../../nbs/8_study/02_jobs.ipynb #3d24566a
 def run_study(
-    config: StudyConfig,
-    folder: str | Path,   # What is in it is not done again
-    workers: int = 1,
+    config: StudyConfig,   # Which jobs, and how
+    folder: str | Path,    # What is in it is not done again
+    workers: int = 1,      # Processes
     progress: bool = True, # Show a progress bar, and a line per job?
     retry: bool = False,   # Try again what failed?
 ) -> pd.DataFrame:         # `STUDY_COLUMNS`, of the jobs of this configuration
@@ -383,7 +468,8 @@ def run_study(
     failed = train_all(config, folder, workers, progress)
     todo = waiting(config, folder, retry)
     for job in todo:
-        if (reason := failed.get((job.dataset, job.protocol, job.reference))): _fail(job, folder, f"no base networks: {reason}")
+        reason = failed.get((job.dataset, job.protocol, job.reference))
+        if reason: _fail(job, folder, f"no base networks: {reason}")
     todo = [job for job in todo if (job.dataset, job.protocol, job.reference) not in failed]
     with tqdm(total=len(todo), desc="jobs", disable=not progress) as bar:
         def callback(job: Job, outcome: str) -> None:
@@ -392,23 +478,11 @@ def run_study(
         run_jobs(todo, config, folder, workers, callback)
     return study_entries(config, folder)
 
-# %% ../../nbs/8_study/02_jobs.ipynb #c4234aa4
-def study_entries(config: StudyConfig, folder: str | Path) -> pd.DataFrame:
-    "The rows of the jobs that are done."
-    return _joined([file for job in jobs(config) if (file := entries_file(job, folder)).exists()])
-
-
-def _joined(files: Sequence[Path]) -> pd.DataFrame:
-    "Rows of many small csv files, checked and sorted."
-    tables = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=STUDY_COLUMNS)
-    return check_study(table).sort_values(list(STUDY_KEY), ignore_index=True)
-
-
+# %% ../../nbs/8_study/02_jobs.ipynb #50031dd4
 def gather(
-    folder: str | Path,
-    command: str = "",  # That made the rows, for the record
-) -> pd.DataFrame:      # All rows in the folder, of whatever jobs
+    folder: str | Path, # Of the study
+    command: str = "",  # That made the entries, for the record
+) -> pd.DataFrame:      # All entries in the folder, of whatever jobs
     "Write study.csv, failures.csv and study_meta.json from what there is."
     folder = Path(folder)
     table = _joined(sorted((folder/"rows").rglob("*.csv")))
@@ -419,8 +493,9 @@ def gather(
     once = table.drop_duplicates([name for name in STUDY_KEY if name != "budget"])
     recipe = read_json(folder/"config.json")["config"] if (folder/"config.json").exists() else {}
     recipe.pop("agents", None)  # a path of one machine
-    write_json(folder/"study_meta.json", run_metadata(command=command, config=recipe, rows=len(table), jobs=len(once), failures=len(notes),
-                                                      cpu_hours=round(float(once.seconds.sum())/3600, 2)))
+    hours = round(float(once.seconds.sum())/3600, 2)
+    write_json(folder/"study_meta.json", run_metadata(command=command, config=recipe, rows=len(table), jobs=len(once),
+                                                      failures=len(notes), cpu_hours=hours))
     return table
 
 # %% ../../nbs/8_study/02_jobs.ipynb #04623f3c
@@ -435,13 +510,19 @@ BASE_MODELS: dict[str, Callable[[int], object]] = {
 BASE_NETWORKS = {"es": "base networks, early-stopped", "trained": "base networks, as trained"} # Names in the table
 _SVM_ROWS = 10_000
 
-
-def base_entries(config: StudyConfig, folder: str | Path, dataset: str, protocol: str) -> list[dict]: # `BASE_COLUMNS`
+# %% ../../nbs/8_study/02_jobs.ipynb #4ee4b262
+def base_entries(
+    config: StudyConfig, # References, number of networks, seed
+    folder: str | Path,  # Of the study
+    dataset: str,        # Registry name, or path of a table
+    protocol: str,       # "strict" or "paper"
+) -> list[dict]:         # `BASE_COLUMNS`
     "Test accuracies (fractions) of the base networks there are, and of other models."
     data, found = _prepared(dataset, protocol, config.seed), {}
     for reference in config.references:
         files = [_network_file(config, folder, dataset, protocol, reference, i) for i in range(config.n_networks)]
-        found[BASE_NETWORKS[reference]] = [evaluate(load_network(f), data.X_test, data.y_test) for f in files if f.exists()]
+        networks = [load_network(file) for file in files if file.exists()]
+        found[BASE_NETWORKS[reference]] = [evaluate(n, data.X_test, data.y_test) for n in networks]
     x, y = data.X_train.numpy(), data.y_train.numpy()
     for name, model in BASE_MODELS.items():
         rows = generator(config.seed, "svm").permutation(len(y))[:_SVM_ROWS] if name == "svm" else slice(None)
@@ -450,16 +531,21 @@ def base_entries(config: StudyConfig, folder: str | Path, dataset: str, protocol
     return [dict(zip(BASE_COLUMNS, (data.name, protocol, name, float(np.mean(v)), spread(v), len(v)), strict=True))
             for name, v in found.items() if v]
 
-
+# %% ../../nbs/8_study/02_jobs.ipynb #6bf2cf17
 def _base(context: tuple, cell: tuple[str, str]) -> pd.DataFrame:
-    "In a worker: the rows of one data set and protocol, from their file where they have one."
+    "In a worker: the entries of one data set and protocol, from their file where they have one."
     config, folder = context
     file = Path(folder)/"base"/f"{table_name(Path(cell[0]))}_{cell[1]}.csv"
     if not file.exists(): write_csv(file, pd.DataFrame(base_entries(config, folder, *cell), columns=BASE_COLUMNS))
     return pd.read_csv(file)
 
-
-def base_models(config: StudyConfig, folder: str | Path, workers: int = 1, progress: bool = True) -> pd.DataFrame:
+# %% ../../nbs/8_study/02_jobs.ipynb #4045b5b9
+def base_models(
+    config: StudyConfig,   # Data sets, protocols, references
+    folder: str | Path,    # Of the study
+    workers: int = 1,      # Processes
+    progress: bool = True, # Show a progress bar?
+) -> pd.DataFrame:         # `BASE_COLUMNS`
     "Base networks beside other models; goes on from what is there, and writes study_base.csv."
     cells = [(dataset, protocol) for protocol in config.protocols for dataset in config.available()]
     with Workers(workers, _setup, config, str(folder)) as pool:
@@ -469,47 +555,61 @@ def base_models(config: StudyConfig, folder: str | Path, workers: int = 1, progr
     return table
 
 # %% ../../nbs/8_study/02_jobs.ipynb #3aa8bc3e
-LATENCY_COLUMNS = ("dataset", "network", "method", "budget", "batch", "parameters", "microseconds_before", "microseconds_after")
+LATENCY_COLUMNS = (
+    "dataset", "network", "method", "budget", "batch", "parameters", "microseconds_before", "microseconds_after")
 
-
-def latency_entries(job: Job, config: StudyConfig, folder: str | Path, seconds: float = 0.05) -> list[dict]: # `LATENCY_COLUMNS`
+# %% ../../nbs/8_study/02_jobs.ipynb #ba2a0460
+def latency_entries(
+    job: Job,               # Done, its networks kept
+    config: StudyConfig,    # Its budgets
+    folder: str | Path,     # Of the study
+    seconds: float = 0.05,  # How long each is measured
+) -> list[dict]:            # `LATENCY_COLUMNS`
     "What a forward pass takes before and after one job, for one row and for 256."
-    original, rows = load_network(_network_file(config, folder, job.dataset, job.protocol, job.reference, job.network)), []
+    file = _network_file(config, folder, job.dataset, job.protocol, job.reference, job.network)
+    original, name, entries = load_network(file), table_name(Path(job.dataset)), []
     before = {batch: 1e6*latency(original, batch, seconds) for batch in (1, 256)}
     for budget in config.budgets:
         file = kept_file(job, budget, folder)
         small = load_network(file) if file.exists() else None
+        size = (small or original).architecture.n_params
         for batch, was in before.items():
             now = was if small is None else 1e6*latency(small, batch, seconds)
-            size = (small or original).architecture.n_params
-            rows.append(dict(zip(LATENCY_COLUMNS, (table_name(Path(job.dataset)), job.network, job.method, budget, batch, size, was, now),
-                                 strict=True)))
-    return rows
+            values = name, job.network, job.method, budget, batch, size, was, now
+            entries.append(dict(zip(LATENCY_COLUMNS, values, strict=True)))
+    return entries
 
-
-def latencies(config: StudyConfig, folder: str | Path, seconds: float = 0.05, progress: bool = True) -> pd.DataFrame:
-    "Latencies of all networks that were kept, of the first protocol, reference and seed; writes study_latency.csv."
-    first = (config.protocols[0], config.references[0], 0)
-    done = [job for job in jobs(config) if job.network < config.keep and (job.protocol, job.reference, job.seed) == first
-            and entries_file(job, folder).exists() and not _zeros(job, folder)]
-    rows = [row for job in tqdm(done, "latencies", disable=not progress) for row in latency_entries(job, config, folder, seconds)]
-    table = pd.DataFrame(rows, columns=LATENCY_COLUMNS)
-    write_csv(Path(folder)/"study_latency.csv", table)
-    return table
-
-
+# %% ../../nbs/8_study/02_jobs.ipynb #556a218f
 def _zeros(job: Job, folder: str | Path) -> bool:
     "Are its networks full of zeros, which take as long as other numbers?"
     return "nonzero" in set(pd.read_csv(entries_file(job, folder)).counted)
 
+# %% ../../nbs/8_study/02_jobs.ipynb #491fadff
+def latencies(
+    config: StudyConfig,   # Which jobs
+    folder: str | Path,    # Of the study
+    seconds: float = 0.05, # How long each network is measured
+    progress: bool = True, # Show a progress bar?
+) -> pd.DataFrame:         # `LATENCY_COLUMNS`
+    "Latencies of all networks that were kept, of the first protocol, reference and seed; writes study_latency.csv."
+    first = (config.protocols[0], config.references[0], 0)
+    done = [job for job in jobs(config) if job.network < config.keep
+            and (job.protocol, job.reference, job.seed) == first
+            and entries_file(job, folder).exists() and not _zeros(job, folder)]
+    entries = [entry for job in tqdm(done, "latencies", disable=not progress)
+               for entry in latency_entries(job, config, folder, seconds)]
+    table = pd.DataFrame(entries, columns=LATENCY_COLUMNS)
+    write_csv(Path(folder)/"study_latency.csv", table)
+    return table
+
 # %% ../../nbs/8_study/02_jobs.ipynb #4719d8a7
 CURVE_COLUMNS = ("dataset", "seed", "episode", "return", "compression_ratio", "accuracy_change")
 
-
+# %% ../../nbs/8_study/02_jobs.ipynb #fafa4202
 def learning_curves(
-    folders: Sequence[str | Path],   # Of runs, each with config.json and training.csv
+    folders: Sequence[str | Path],    # Of runs, each with config.json and training.csv
     target: str | Path | None = None, # A csv to write; None: none
-) -> pd.DataFrame:                   # `CURVE_COLUMNS`; accuracy_change is a fraction of validation rows
+) -> pd.DataFrame:                    # `CURVE_COLUMNS`; accuracy_change is a fraction of validation rows
     "Episodes of the trainings of some runs."
     tables = []
     for folder in map(Path, folders):

@@ -82,7 +82,7 @@ def per_network(
 # %% ../../nbs/8_study/03_tables.ipynb #ea2aac5a
 FAMILIES = ("ours", "schedules", "published rivals", "plain cuts", "new networks", "floors", "other")
 
-RELATIVES: dict[str, tuple] = { # Name of a method -> name of its relative in NEON's publication, and passes of that relative
+RELATIVES: dict[str, tuple] = { # Method -> its relative in NEON's publication, and passes of that relative
     "neon": ("NEON",), "random": ("Random",), "unstructured": ("Pruning",), "lap1": ("LAP", 1), "lap4": ("LAP", 4),
     "admm1": ("ADMM", 1), "admm4": ("ADMM", 4), "amc1": ("AMC", 1), "amc4": ("AMC", 4)}
 
