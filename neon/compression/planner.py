@@ -239,6 +239,7 @@ class PlannerConfig(Config):
         require(self.reward in PLAN_REWARDS, f"reward must be one of {sorted(PLAN_REWARDS)}, got {self.reward!r}")
 
 # %% ../../nbs/5_compression/01_planner.ipynb #64d48f32
+_RULES = PlanConfig()
 CAUTIOUS = PlanConfig(caution=1.5, caution_share=1.0) # Where a plan counts
 
 
@@ -257,7 +258,7 @@ class Planner:
     def __init__(
         self,
         config: PlannerConfig = PlannerConfig(), # How it learns
-        plan: PlanConfig = PlanConfig(),         # Rules it learns under
+        plan: PlanConfig = _RULES,               # Rules it learns under
         seed: int = 0,                           # Of its first weights, and of all that it draws
     ):
         self.config, self.plan, self.seed = config, plan, seed

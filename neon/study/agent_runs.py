@@ -152,7 +152,7 @@ def play_entries(
     episodes = [PlanEpisode(o, budget) for o in originals]
     play(episodes, choose, seed)
     seconds = (time.perf_counter() - begin)/len(originals)
-    x, y = originals[0].task.judge
+    x, y = originals[0].task.unseen
     return [episode_entry(e, x, y, dataset=o.task.name, network=f"net_{i:02d}", seconds=seconds, **facts)
             for i, (e, o) in enumerate(zip(episodes, originals, strict=True))]
 
