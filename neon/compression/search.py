@@ -21,7 +21,7 @@ from ..foundations.networks import Architecture, DenseNetwork, Layer, build_netw
 from ..foundations.surgery import elimination_order, refit_widths, select_inputs
 from ..foundations.training import AnnealConfig, anneal, predict
 from ..methods.contract import Candidate, Rows, front, task_of
-from ..methods.guard import Drop, Guard, get_metric, influence
+from ..methods.guard import Drop, Guard, Metric, get_metric, influence
 
 # %% ../../nbs/5_compression/02_search.ipynb #8eebc232
 def shape(
@@ -81,13 +81,14 @@ class Evaluator:
     def __init__(
         self,
         reference: DenseNetwork,           # The network to be compressed
-        metric: str,                       # See `neon.methods.guard.METRICS`
+        metric: str | Metric | Callable,   # See `neon.methods.guard.get_metric`; of a jackknife, the coarse values
         fit: tuple[Tensor, Tensor],        # (n, n_inputs) rows, and (n,) classes or (n, outputs) values
         compare: tuple[Tensor, Tensor],    # The same of the rows of comparison
     ):
-        self.metric, self.parts = metric, (fit, compare)
+        metric = get_metric(metric)
+        self.metric, self.parts = replace(metric, values=metric.coarse or metric.values), (fit, compare)
         self.outputs = [predict(reference, x) for x, _ in self.parts]
-        self.scores = [influence(metric, y, output) for (_, y), output in zip(self.parts, self.outputs, strict=True)]
+        self.scores = [influence(self.metric, y, o) for (_, y), o in zip(self.parts, self.outputs, strict=True)]
 
     def evaluate(
         self,

@@ -11,6 +11,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -28,9 +29,10 @@ Influence = Callable[[np.ndarray, np.ndarray], np.ndarray]
 @dataclass(frozen=True)
 class Metric:
     "A score of a network's outputs, as influence values; more is better."
-    name: str              # For messages and reports
-    values: Influence      # Influence values: their mean is the score, a fraction where the score is one
-    stepwise: bool = False # Does it move by 1/n at least, as accuracy does? Then its error is that of one row at least
+    name: str                       # For messages and reports
+    values: Influence               # Influence values: their mean is the score, a fraction where the score is one
+    stepwise: bool = False          # Does it move by 1/n at least, as accuracy does? Then its error is one row's at least
+    coarse: Influence | None = None # Cheaper values of the same mean, for hundreds of candidates; None: `values`
 
 # %% ../../nbs/2_methods/00_guard.ipynb #fb62dec7
 def _accuracy(y: np.ndarray, output: np.ndarray) -> np.ndarray:
@@ -114,7 +116,7 @@ def _from_scorer(scorer) -> Metric:
     "The metric of a scorer of scikit-learn."
     name, alone = getattr(scorer._score_func, "__name__", "score"), scorer._response_method == "predict"
     score = lambda y, output: scorer._sign*scorer._score_func(y, _predictions(y, output, alone), **scorer._kwargs)
-    return Metric(name, jackknife(score))
+    return Metric(name, jackknife(score), coarse=jackknife(score, 20))
 
 # %% ../../nbs/2_methods/00_guard.ipynb #f8b42495
 def _of_your_own(function: Callable) -> Metric:
@@ -122,10 +124,10 @@ def _of_your_own(function: Callable) -> Metric:
     score = function
     if getattr(function, "__module__", "").startswith("sklearn.metrics"):
         score = lambda y, output: function(y, _predictions(y, output, True))
-    def values(y: np.ndarray, output: np.ndarray) -> np.ndarray:
+    def values(y: np.ndarray, output: np.ndarray, blocks: int = 200) -> np.ndarray:
         first = np.asarray(score(y, output), dtype=float)
-        return first if first.ndim else jackknife(score)(y, output)
-    return Metric(getattr(function, "__name__", "score"), values)
+        return first if first.ndim else jackknife(score, blocks)(y, output)
+    return Metric(getattr(function, "__name__", "score"), values, coarse=partial(values, blocks=20))
 
 # %% ../../nbs/2_methods/00_guard.ipynb #211cd93f
 def get_metric(

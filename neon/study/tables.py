@@ -708,7 +708,7 @@ def seed_table(
 class Study:
     "What a study left in a folder."
     rows: pd.DataFrame                              # `judged_entries`; empty where there is no study.csv
-    published: pd.DataFrame                         # `read_published`
+    published: pd.DataFrame | None                  # `read_published`; None: nothing is known
     sides: dict = field(default_factory=dict)       # base, latency, curves (changes in points): those that there are
     meta: dict = field(default_factory=dict)        # Of study_meta.json
 
@@ -739,7 +739,7 @@ _SIDES = ("base", "latency", "curves")
 
 
 def load_study(
-    folder: str | Path,  # With study.csv, study_base.csv, ..., published.csv
+    folder: str | Path,  # With study.csv, study_base.csv, ..., and published.csv where values were published
 ) -> Study:
     "Read what a study left."
     folder = Path(folder)
@@ -748,7 +748,8 @@ def load_study(
     entries = judged_entries(main) if main.is_file() else pd.DataFrame(columns=[*STUDY_COLUMNS, *_DERIVED])
     sides = {name: pd.read_csv(path) for name, path in csv.items() if path.is_file()}
     if "curves" in sides: sides["curves"] = sides["curves"].assign(accuracy_change=100*sides["curves"].accuracy_change)
-    return Study(entries, read_published(folder/"published.csv"), sides, read_json(meta) if meta.is_file() else {})
+    published = read_published(folder/"published.csv") if (folder/"published.csv").is_file() else None
+    return Study(entries, published, sides, read_json(meta) if meta.is_file() else {})
 
 # %% ../../nbs/8_study/03_tables.ipynb #783d53a3
 def provenance(
