@@ -57,7 +57,7 @@ def agent_method(
 ) -> Method:
     "A trained agent as a method."
     propose = partial(_propose, agent=agent, env=env)
-    return Method("published", "NEON (published agent)", propose, family="ours", source="Hirsch and Katz 2022")
+    return Method("published", "NEON, published agent", propose, family="ours", source="Hirsch and Katz 2022")
 
 # %% ../../nbs/3_published/08_method.ipynb #317017a6
 def rows_of(
@@ -172,6 +172,7 @@ def methods_figure(
         right.axvline(0, color="#444444", linewidth=0.8, zorder=1)
         right.axvline(-budget, color="black", linewidth=1.0, linestyle="--", zorder=2)
         left.set_xlabel("times smaller (log scale)")
+        right.margins(x=0.1)
         right.set_xlabel("change on test rows (points)")
         fig.legend(handles=_legend(budget), loc="outside upper center", ncols=4)
     return fig
