@@ -29,7 +29,7 @@ class Individual:
     weights: tuple[Tensor, ...] # L of (width, inputs) float32
     biases: tuple[Tensor, ...]  # L of (width,) float32
     units: tuple[Tensor, ...]   # L - 1 of (width,) int64: the parent's unit that each hidden unit descends from
-    source: "Source | None" = None # Where most weights of the first layer also are
+    source: object = None       # The `Source`, if any, where most weights of the first layer also are
 
     @property
     def hidden_widths(self) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ class Metric:
     "A score of a network's outputs, as influence values; more is better."
     name: str                       # For messages and reports
     values: Influence               # Influence values: their mean is the score, a fraction where the score is one
-    stepwise: bool = False          # Does it move by 1/n at least, as accuracy does? Then its error is one row's at least
+    stepwise: bool = False          # Does it move by 1/n at least, as accuracy does? At least one row's error then
     coarse: Influence | None = None # Cheaper values of the same mean, for hundreds of candidates; None: `values`
 
 # %% ../../nbs/2_methods/00_guard.ipynb #fb62dec7
