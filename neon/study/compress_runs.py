@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['ES', 'AS_TRAINED', 'AS_PUBLISHED', 'GATES', 'COMPRESS_COLUMNS', 'PROMISES', 'TURNS', 'FACTS', 'CONTROLS',
            'CONTROL_COLUMNS', 'reference_training', 'stopping_data', 'reference_protocol', 'base_networks',
-           'CompressRun', 'rows_for', 'smallest_on_test', 'outcome', 'evaluation_entries', 'promise_entries',
-           'resume_table', 'run_compress', 'train_for', 'linear_facts', 'fact_entries', 'twins_of', 'guess_size',
-           'try_guess', 'equal_time_entries', 'run_controls', 'without_twin', 'per_dataset', 'over_budget_entries',
-           'summary_entry', 'summary_table', 'promise_table', 'simulated_violations', 'violation_table',
-           'hard_networks', 'common_networks', 'oracle_sizes', 'method_entries', 'gap_table', 'training_seconds',
-           'cost_table', 'objective_entries', 'objective_table']
+           'CompressRun', 'smallest_on_test', 'outcome', 'evaluation_entries', 'promise_entries', 'resume_table',
+           'run_compress', 'train_for', 'linear_facts', 'fact_entries', 'twins_of', 'guess_size', 'try_guess',
+           'equal_time_entries', 'run_controls', 'without_twin', 'per_dataset', 'over_budget_entries', 'summary_entry',
+           'summary_table', 'promise_table', 'simulated_violations', 'violation_table', 'hard_networks',
+           'common_networks', 'oracle_sizes', 'method_entries', 'gap_table', 'training_seconds', 'cost_table',
+           'objective_entries', 'objective_table']
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #50ac873c
 import itertools
@@ -38,7 +38,7 @@ from ..foundations.networks import Architecture, DenseNetwork, build_network, lo
 from ..foundations.results import bootstrap_interval, geometric_mean
 from ..foundations.surgery import fold_norms
 from ..foundations.training import AnnealConfig, anneal, evaluate, plan_stacks, predict, train_stack
-from ..methods.contract import Candidate, Rows, Tested, Verdict, hold_out, judge
+from ..methods.contract import Candidate, Rows, Tested, Verdict, divided, judge
 from ..methods.guard import Drop, Guard, influence, mean_drop
 from ..published.runs import draw_network, train_base_networks
 from ..rivals.baselines import depth_one, halved
@@ -164,14 +164,6 @@ class CompressRun(Config):
         folds = deal_folds(self.fold_datasets or self.datasets, self.folds)
         return str(Path(self.agents)/f"fold_{next(k for k, fold in enumerate(folds) if dataset in fold)}.safetensors")
 
-# %% ../../nbs/8_study/01_compress_runs.ipynb #712873d4
-def rows_for(
-    data: PreparedData, # Its test rows stay where they are
-    i: int,             # Number of the network, which deals the validation rows
-) -> Rows:
-    "Its training rows to fit, its validation rows in two parts, to compare on and for the guard."
-    return hold_out(data.X_train, data.y_train, (data.X_validation, data.y_validation), seed=i, name=data.name)
-
 # %% ../../nbs/8_study/01_compress_runs.ipynb #35d2aa75
 def smallest_on_test(
     networks: Sequence[DenseNetwork], # On offer, in any order
@@ -222,7 +214,7 @@ def evaluation_entries(
 ) -> list[dict]:           # One per budget
     "Compress one network and look at the test rows."
     begin, entries = time.process_time(), []
-    results = compress_rows(network, rows_for(data, i), run.compress(data.name))
+    results = compress_rows(network, divided(data, i), run.compress(data.name))
     seconds = time.process_time() - begin
     for r in results:
         offers = [c.network for c in r.front] + [t.candidate.network for t in r.tested]
@@ -269,7 +261,7 @@ def promise_entries(
     draws: int = 20,       # Deals of guard and test rows
 ) -> list[dict]:           # One per rule and budget
     "What each rule accepts when guard and test rows are dealt anew, and what that loses on test rows."
-    rows, config, original = rows_for(data, i), run.compress(data.name), fold_norms(network)
+    rows, config, original = divided(data, i), run.compress(data.name), fold_norms(network)
     guards = [config.guard(budget).replace(patience=5, sequences=2) for budget in config.budgets]
     with single_thread(): search, _ = gather_candidates(original, rows, guards, config.means())
     n_compare, n_guard, tests = len(rows.compare.y), len(rows.guard.y), list(to_be_tested(search, guards, rows))
@@ -492,7 +484,7 @@ def equal_time_entries(
 ) -> list[dict]:                       # One per budget
     "Compress one network with a control and look at the test rows."
     require(method in CONTROLS, f"unknown control {method!r}; there are {', '.join(CONTROLS)}")
-    begin, rows, unfolded, network = time.process_time(), rows_for(data, i), network.architecture, fold_norms(network)
+    begin, rows, unfolded, network = time.process_time(), divided(data, i), network.architecture, fold_norms(network)
     guards = [CompressConfig().guard(budget).replace(patience=5, sequences=2) for budget in budgets]
     search = Search(rows, network, guards, SearchConfig(), seed)
     search.add(plain_cuts(network, rows.fit.x), "cut", None, from_original=True, without_comparison=True)
@@ -751,7 +743,7 @@ def objective_entries(
     seconds: float = 0.1,  # How long each latency is measured
 ) -> list[dict]:           # One per objective and budget; `microseconds` of one row, `change` in points of test rows
     "Compress one network for each of the objectives, and count by all of them."
-    original, rows, score = fold_norms(network), rows_for(data, i), lambda n: evaluate(n, data.X_test, data.y_test)
+    original, rows, score = fold_norms(network), divided(data, i), lambda n: evaluate(n, data.X_test, data.y_test)
     before = {f"{name}_before": value for name, value in _costs(original, seconds).items()}
     found, reference = [], score(original)
     for objective in COSTS:

@@ -36,10 +36,10 @@ from ..foundations.data import REGISTRY, PreparedData, load_dataset, prepare, ta
 from ..foundations.networks import DenseNetwork, load_network, save_network
 from ..foundations.results import Column, read_training
 from ..foundations.training import evaluate
-from ..methods.contract import Candidate, MethodConfig, Verdict, compress_with, undivided
+from ..methods.contract import Candidate, MethodConfig, Verdict, compress_with
 from ..published.runs import claim_folder
 from ..rivals.baselines import boosting
-from .compress_runs import base_networks, reference_training, rows_for, twins_of
+from .compress_runs import base_networks, reference_training, twins_of
 
 # %% ../../nbs/8_study/02_jobs.ipynb #79e8d1a6
 @dataclass(frozen=True)
@@ -154,10 +154,9 @@ def do_job(
 ) -> list[Verdict]:        # One per budget
     "One method on one network."
     method = find_method(job.method)
-    rows = rows_for(data, job.network) if method.splits else undivided(data)
     agent = unseen_planner(config.agents, data.name) if method.plans else None
     means = config.means(job.seed).replace(protocol=data.protocol, agent=agent)
-    with single_thread(): return compress_with(method, network, rows, config=means)
+    with single_thread(): return compress_with(method, network, method.rows(data, job.network), config=means)
 
 # %% ../../nbs/8_study/02_jobs.ipynb #6cb89a2a
 _SHARE, _WHOLE = (0, 1), (1, np.inf)
