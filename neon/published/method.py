@@ -140,7 +140,8 @@ def _legend(budget: float) -> list:
     return [Line2D([], [], marker="o", color=COLOURS["sky"], label="one network", **dot),
             Line2D([], [], marker="^", color=COLOURS["vermilion"], label="over the budget on test rows", **dot),
             Line2D([], [], marker="D", label="mean (sizes: geometric)", **dot, **mean),
-            Line2D([], [], color="black", linewidth=1.0, linestyle="--", label=f"budget: {budget:g} points")]
+            Line2D([], [], color="black", linewidth=1.0, linestyle="--",
+                   label=f"budget: {budget:g} point{'s'*(budget != 1)}")]
 
 # %% ../../nbs/3_published/08_method.ipynb #63f65da8
 def methods_figure(
