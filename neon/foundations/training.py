@@ -543,6 +543,9 @@ def train_networks(
     return [results[i] for i in range(len(networks))]
 
 # %% ../../nbs/1_foundations/03_training.ipynb #a90521c4
+_LOSSES = ("cross_entropy", "binary_cross_entropy", "squared")
+
+
 @dataclass(frozen=True)
 class AnnealConfig(Config):
     "Training for a fixed number of updates, with a learning rate that falls to zero along a cosine."
@@ -550,14 +553,14 @@ class AnnealConfig(Config):
     batch_size: int = 256        # Rows per minibatch, at most
     learning_rate: float = 0.02  # Of Adam, at its highest
     warm_up: int = 50            # Updates of the linear start, >= 1
-    loss: str = "cross_entropy"  # Of classes; "squared": of values
+    loss: str = "cross_entropy"  # Of classes; "binary_cross_entropy": of yes or no each; "squared": of values
 
     def __post_init__(self):
         require(self.updates >= 0, f"updates must be at least 0, got {self.updates}")
         require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
         require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         require(self.warm_up >= 1, f"warm_up must be at least 1, got {self.warm_up}")
-        require(self.loss in ("cross_entropy", "squared"), f"loss must be cross_entropy or squared, got {self.loss!r}")
+        require(self.loss in _LOSSES, f"loss must be one of {', '.join(_LOSSES)}, got {self.loss!r}")
 
     def rate(
         self,
@@ -582,7 +585,7 @@ def _aims(
 ) -> Callable[[Tensor], Tensor]:
     "Row numbers -> what the networks should answer, (1 or B, rows, outputs)."
     classes = target.dim() == 1 and not target.dtype.is_floating_point
-    own = F.one_hot(target, n_outputs).float() if classes else target.view(len(target), -1)
+    own = F.one_hot(target, n_outputs).float() if classes else target.view(len(target), -1).float()
     if teacher is None: return lambda rows: own[rows][None]
     weights = torch.tensor(teacher_weights, device=own.device)[:, None, None]
     return lambda rows: torch.lerp(own[rows][None], teacher[rows][None], weights)
@@ -591,6 +594,7 @@ def _aims(
 def _slope(output: Tensor, aim: Tensor, loss: str) -> Tensor:
     "Derivative of each network's mean loss by its outputs, (B, n, outputs)."
     if loss == "squared": return 2*(output - aim)/output[0].numel()
+    if loss == "binary_cross_entropy": return (output.sigmoid() - aim)/output[0].numel()
     # ten times as fast as softmax(-1), where there are few classes
     probabilities = output.transpose(1, 2).softmax(1).transpose(1, 2)
     return (probabilities - aim)/output.shape[1]
