@@ -8,27 +8,43 @@ __all__ = ['FRONT', 'CompressConfig', 'all_methods', 'find_method', 'Compressed'
 # %% ../nbs/7_doors/00_compress.ipynb #4a73031c
 import importlib
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from .compression.export import class_indices, compression_report, estimator_inputs, from_sklearn
-from .compression.export import is_sklearn_network, last_step, report_table, save_compressed, to_onnx, to_sklearn
-from .compression.export import with_last_step, with_scaling, with_values
+from .compression.checks import about_classes, against_constant, likely_reasons, recall_table
+from .compression.export import compression_report, report_table, save_compressed, to_onnx
+from .compression.inputs import Given, Space, space_of, understand
 from .compression.proposals import COSTS
 from .compression.search import SearchConfig
+from .compression.tasks import as_targets, check_metric, outer_network
+from .compression.twins import Reference, honest_reference, train_on
 from .foundations.core import Config, require, resolve_device, single_thread
-from .foundations.networks import DenseNetwork, parse_network
+from .foundations.networks import DenseNetwork
 from .foundations.surgery import fold_norms
-from .methods.contract import METHODS, Candidate, Method, MethodConfig, Rows, Task, Tested, Verdict, compress_with
-from .methods.contract import front as size_front, get_method, hold_out
-from .methods.guard import Drop, Guard, Metric
+from .foundations.training import predict
+from neon.methods.contract import (
+    METHODS,
+    Candidate,
+    Method,
+    MethodConfig,
+    Part,
+    Rows,
+    Task,
+    Tested,
+    Verdict,
+    compress_with,
+    get_method,
+    hold_out,
+)
+from .methods.contract import front as size_front
+from .methods.guard import Drop, Guard, Metric, get_metric
 
 # %% ../nbs/7_doors/00_compress.ipynb #e3afdc92
 @dataclass(frozen=True)
@@ -106,6 +122,13 @@ class Compressed:
     seconds: float             # Of the whole call, all budgets together
     estimator: object = None   # Of the type that went in, where that was one of scikit-learn
     classes: list | None = None # Labels in the order of the outputs, where `compress` was given labels
+    task: Task | None = None   # What the network is asked
+    notes: tuple[str, ...] = () # What should be known besides
+    baseline: float | None = None # Score of the best constant answer, on the rows kept aside
+    recalls: pd.DataFrame | None = None # Of each class, before and after
+    reference: str = ""        # What candidates were compared with
+    promise: str = ""          # In a sentence
+    wanted: str = ""           # A size that was asked for
 
     @property
     def compression_ratio(self) -> float: return self.original.architecture.n_params/self.network.architecture.n_params
@@ -174,107 +197,113 @@ def compress_rows(
     seconds = time.monotonic() - start
     return [_result(v, network, config.size, seconds) for v in verdicts]
 
-# %% ../nbs/7_doors/00_compress.ipynb #65de3454
+# %% ../nbs/7_doors/00_compress.ipynb #c82ca508
+def _answers(network, X, task: str | None) -> np.ndarray:
+    "The network's own answers, where there are no targets."
+    if hasattr(network, "predict"): return np.asarray(network.predict(X))
+    given = understand(network, X, np.zeros(1), task or "values", range(2) if task in ("binary", "classes") else None)
+    output = predict(given.network, given.features(X))
+    if given.network.architecture.n_outputs > 1 and task in (None, "classes"): return output.argmax(1).numpy()
+    return (output > 0).long().numpy() if task in ("binary", "labels") else output.numpy()
+
+# %% ../nbs/7_doors/00_compress.ipynb #e8a1b22e
 @dataclass(frozen=True)
-class _Given:
-    "What went in, as a network, and how its rows and labels are read."
-    network: DenseNetwork
-    task: Task
-    estimator: object = None
+class _Case:
+    "A call, understood."
+    given: Given    # The network, and how rows and targets are read
+    whole: Part     # All rows to fit, in the space of the search
+    rows: Rows      # The same in three parts
+    space: Space    # Of the search
+    network: DenseNetwork # As the judge sees it, in this space
+    metric: Metric  # Bound to the network
+    validated: bool # Are the rows kept aside others than those to fit?
 
-    @property
-    def classes(self) -> list | None: return None if self.task.labels is None else list(self.task.labels)
-
-    def features(self, X) -> Tensor:
-        "Rows as the network takes them."
-        if self.estimator is not None: return estimator_inputs(self.estimator, X)
-        x = torch.as_tensor(X if isinstance(X, Tensor) else np.asarray(X)).float()
-        n, shape = self.network.architecture.n_inputs, tuple(x.shape)
-        require(x.dim() == 2 and x.shape[1] == n,
-                f"the network takes rows of {n} features, got an array of shape {shape}")
-        require(bool(torch.isfinite(x).all()),
-                "X has values that are missing or not finite; the network is given what it was trained on")
-        return x
-
-    def targets(self, y) -> Tensor:
-        "Class numbers, or values (n, outputs)."
-        y = y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-        if self.task.kind == "classes": return class_indices(self.classes, y)
-        values = torch.from_numpy(y.astype(np.float32)).view(len(y), -1)
-        n = self.network.architecture.n_outputs
-        require(values.shape[1] == n, f"the network gives {n} values per row, y has {values.shape[1]}")
-        return values
-
-# %% ../nbs/7_doors/00_compress.ipynb #7f057c14
-def _understand(network, y, classes: Sequence | None) -> _Given:
-    "Network, task and labels of whatever went in."
-    last = last_step(network)
-    if is_sklearn_network(last):
-        labels = getattr(last, "classes_", None)
-        task = Task("values") if labels is None else Task("classes", tuple(labels.tolist()))
-        return _Given(from_sklearn(last), task, network)
-    require(isinstance(network, nn.Module), "give a torch module, a fitted MLPClassifier or MLPRegressor, or a "
-            f"pipeline that ends in one; got {type(network).__name__}")
-    parsed, y = parse_network(network), y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    n = parsed.architecture.n_outputs
-    values = n == 1 or y.dtype.kind == "f" and not np.array_equal(y, np.round(y))
-    if classes is None and values: return _Given(parsed, Task("values"))
-    numbered = y.dtype.kind in "iu" and 0 <= y.min() <= y.max() < n
-    if classes is None: classes = range(n) if numbered else np.unique(y).tolist()
-    require(len(classes) == n,
-            f"the network has {n} outputs, y has {len(classes)} classes; name all, in order, with classes=")
-    return _Given(parsed, Task("classes", tuple(classes)))
-
-# %% ../nbs/7_doors/00_compress.ipynb #a4a32395
-@dataclass(frozen=True)
-class _Space:
-    "Features, and the values of a regression, brought to mean 0 and deviation 1."
-    mean: Tensor
-    scale: Tensor
-    y_mean: Tensor | None = None
-    y_scale: Tensor | None = None
-
-    def rows(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        "Rows in this space."
-        return (x - self.mean)/self.scale, y if self.y_mean is None else (y - self.y_mean)/self.y_scale
-
-    def into(self, network: DenseNetwork) -> DenseNetwork:
-        "The network, as one that takes rows in this space."
-        network = with_scaling(network, -self.mean/self.scale, 1/self.scale)
-        return network if self.y_mean is None else with_values(network, -self.y_mean/self.y_scale, 1/self.y_scale)
-
-    def back(self, network: DenseNetwork) -> DenseNetwork:
-        "A network of this space, as one that takes rows as they came."
-        network = with_scaling(network, self.mean, self.scale)
-        return network if self.y_mean is None else with_values(network, self.y_mean, self.y_scale)
-
-# %% ../nbs/7_doors/00_compress.ipynb #d2278a18
-def _space(x: Tensor, y: Tensor) -> _Space:
-    "The space in which these rows have mean 0 and deviation 1; constant columns stay as they are."
-    deviation = lambda v: torch.where((s := v.std(0, correction=0)) > 1e-6*(1 + v.abs().mean(0)), s, 1.0)
-    if not y.dtype.is_floating_point: return _Space(x.mean(0), deviation(x))
-    return _Space(x.mean(0), deviation(x), y.mean(0), deviation(y))
-
-# %% ../nbs/7_doors/00_compress.ipynb #f74826de
-def _divided(given: _Given, X, y, validation: tuple | None, device, seed: int) -> tuple[Rows, _Space]:
-    "Rows for the three purposes, on the device and in the space of the rows to fit."
+# %% ../nbs/7_doors/00_compress.ipynb #ee8b2a36
+def _case(given: Given, X, y, validation: tuple | None, metric, device, seed: int, deal: dict) -> _Case:
+    "Rows for the three purposes, on the device and in the space of the rows to fit; the metric, tried on them."
     x, target = given.features(X), given.targets(y)
-    held = None if validation is None else (given.features(validation[0]), given.targets(validation[1]))
     require(len(x) == len(target), f"X has {len(x)} rows, y has {len(target)}")
-    space = _space(x, target)
-    place = lambda rows: tuple(v.to(device) for v in space.rows(*rows))
-    return hold_out(*place((x, target)), held and place(held), seed=seed), space
+    held = None if validation is None else _held(given, validation)
+    space = space_of(x, target, given.inner.architecture.layers[-1].activation)
+    place = lambda part: Part(*(v.to(device) for v in space.rows(*part)))
+    whole, network = place((x, target)), space.into(given.inner).to(device)
+    rows = hold_out(*whole, held and place(held), seed=seed, **deal)
+    metric = check_metric(metric, given.task, rows.held.y, predict(network, rows.held.x))
+    return _Case(given, whole, rows, space, network, metric, validation is not None)
 
-# %% ../nbs/7_doors/00_compress.ipynb #1b8cedd4
-def _turned_back(result: Compressed, given: _Given, space: _Space) -> Compressed:
+
+def _held(given: Given, validation: tuple) -> tuple[Tensor, Tensor]:
+    "Validation rows, checked."
+    require(isinstance(validation, tuple | list) and len(validation) == 2, "validation is a pair (X, y)")
+    x, y = given.features(validation[0], "X of validation"), given.targets(validation[1], "y of validation")
+    require(len(x) == len(y), f"X of validation has {len(x)} rows, its y has {len(y)}")
+    return x, y
+
+# %% ../nbs/7_doors/00_compress.ipynb #f90e5643
+def _reference(case: _Case, seen: bool | None, seed: int, in_time: Callable[[], bool]) -> Reference:
+    "What candidates are compared with."
+    if case.validated or seen is False: return Reference(case.network)
+    last = case.network.architecture.layers[-1]
+    shape = case.given.network.architecture
+    shape = replace(shape, layers=(*shape.layers[:-1], last))
+    return honest_reference(case.network, case.rows, seen, shape, seed, in_time)
+
+# %% ../nbs/7_doors/00_compress.ipynb #93a520ce
+def _trained_on(result: Compressed, case: _Case, search: SearchConfig, seed: int) -> DenseNetwork:
+    "The chosen network, trained on with all rows."
+    chosen = next(t.candidate for t in result.tested if t.candidate.network is result.network)
+    if chosen.nonzero: return result.network
+    rate = 0.01*min(1.0, (2000/chosen.size)**0.5)
+    weight = getattr(chosen, "teacher_weight", 0.5)
+    training = search.anneal(len(case.whole.x), 1.0, rate)
+    return train_on(result.network, case.network, case.whole, training, weight, seed)
+
+# %% ../nbs/7_doors/00_compress.ipynb #61363837
+def _warnings(case: _Case) -> tuple[list[str], float]:
+    "What is wrong with the reference, if anything; and the score of the best constant answer."
+    held, output = case.rows.held, predict(case.network, case.rows.held.x)
+    own, constant, no_better = against_constant(case.metric, case.rows.fit, held, output)
+    if not no_better: return [], constant
+    x = case.space.mean.to(held.x) + held.x*case.space.scale.to(held.x)          # the rows as they came ...
+    y = held.y if case.space.y_mean is None else held.y*case.space.y_scale + case.space.y_mean
+    rescaled = predict(case.given.inner, held.x)                                 # ... or brought to mean 0, deviation 1
+    reasons = likely_reasons(case.given.task, Part(x, y), predict(case.given.inner, x), rescaled)
+    return [f"the network scores {own:.3f} ({case.metric.name}), no better than a constant answer ({constant:.3f}), so "
+            f"nearly anything keeps its score: {reason}" for reason in reasons], constant
+
+# %% ../nbs/7_doors/00_compress.ipynb #c451466f
+def _promise(case: _Case, reference: Reference, guard: Guard) -> str:
+    "What is promised, in a sentence."
+    unit = "% of its own" if case.metric.relative else " points"
+    than = "the network itself" if not reference.twin else "the network would be on rows it has not seen"
+    return (f"no worse than {than}, by more than {guard.budget:g}{unit} of {case.metric.name.replace('_', ' ')}, with "
+            f"a confidence of {guard.confidence:g}")
+
+# %% ../nbs/7_doors/00_compress.ipynb #ff66d1c0
+def _returned(result: Compressed, case: _Case, reference: Reference, search: SearchConfig, seed: int) -> Compressed:
     "A result whose networks take rows as they came, and whose estimator is of the type that went in."
-    as_it_was, estimator = result.how == "as it was", given.estimator
-    small = fold_norms(given.network) if as_it_was else space.back(result.network.cpu())
-    if estimator is not None and not as_it_was:
-        estimator = with_last_step(estimator, to_sklearn(small, last_step(estimator)))
-    front = [replace(c, network=space.back(c.network.cpu())) for c in result.front]
-    return replace(result, network=small, original=fold_norms(given.network), front=front, estimator=estimator,
-                   classes=given.classes)
+    given, task, as_it_was = case.given, case.given.task, result.how == "as it was"
+    outer = lambda network: outer_network(task, case.space.back(network.cpu()), given.network)
+    small = result.network
+    if reference.twin and not as_it_was: small = _trained_on(result, case, search, seed)
+    network = fold_norms(given.network) if as_it_was else outer(small)
+    return replace(result, network=network, original=fold_norms(given.network), classes=given.classes, task=task,
+                   front=[replace(c, network=outer(c.network)) for c in result.front],
+                   estimator=given.source if as_it_was else given.rebuild(network),
+                   reference=str(reference), promise=_promise(case, reference, result.guard))
+
+# %% ../nbs/7_doors/00_compress.ipynb #e4700b2c
+def _looked_at(result: Compressed, case: _Case, reference: Reference, about: list[str], constant: float) -> Compressed:
+    "A result of the judge, with what should be known besides."
+    held, notes, recalls = case.rows.held, list(about), None
+    if case.given.task.kind != "values":
+        outputs = (predict(n, held.x) for n in (reference.network, result.network))
+        recalls = recall_table(case.given.task, held.y, *outputs)
+        notes += about_classes(recalls, result.guard.budget, case.metric.name)
+    if reference.twin:
+        notes.append("the network knows the rows that were kept aside; a twin of its shape, trained without them, stood "
+                     "for it, and what was chosen was trained on with all rows. If it has never seen X, say seen=False")
+    return replace(result, notes=tuple(notes), recalls=recalls, baseline=constant)
 
 # %% ../nbs/7_doors/00_compress.ipynb #3f023db8
 FRONT = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0) # Budgets of a front, in points
@@ -284,19 +313,27 @@ def compress(
     network,                         # Torch module (a chain of dense layers), fitted MLPClassifier or MLPRegressor of
                                      # scikit-learn, or a pipeline that ends in one; not changed
     X,                               # (n, features) rows to fit, as the network takes them: array, tensor or table
-    y,                               # (n,) labels of any kind, or (n,) or (n, outputs) values
-    budget: float = 1.0,             # Permissible drop of the metric, in points (hundredths of it), at least 0
+    y=None,                          # (n,) labels of any kind, (n, labels) zeros and ones, or (n,) or (n, outputs)
+                                     # values; None: the network's own answers, so that the score is agreement
+    budget: float = 1.0,             # Permissible drop of the metric, in points (hundredths of it; of "rmse" and "mae"
+                                     # in percent of the network's own), at least 0
     *,
     validation: tuple | None = None, # (X, y) that the network was not trained on; None: 30 % of the rows are kept apart
-    metric: str | Callable | None = None, # What may drop: "accuracy", "balanced_accuracy", "auc", "log_loss", "r2", a
-                                     # scorer of scikit-learn by name (such as "f1"), or a function of targets and
-                                     # outputs (see `get_metric`); None: accuracy for labels, r2 for values
+    task: str | None = None,         # "classes", "binary" (one logit), "labels" (several yes or no) or "values"; None:
+                                     # understood from outputs, y and metric
+    metric: str | Callable | None = None, # What may drop: "accuracy", "balanced_accuracy", "auc", "log_loss",
+                                     # "label_accuracy", "r2", "rmse", "mae", a scorer of scikit-learn by name (such as
+                                     # "f1"), or a function of targets and outputs (see `get_metric`); None: accuracy
+                                     # for labels, r2 for values
     method: str | Callable = "search", # Who proposes: a name (see `all_methods`), or a function (network, rows, guard,
                                      # config) -> candidates
     confidence: float = 0.9,         # Of the promise, in [0.5, 1); see `neon.methods.guard.Guard`
     objective: str = "parameters",   # What should be small: "parameters", "macs" or (estimated) "latency"
     classes: Sequence | None = None, # Labels in the order of the outputs; None: the estimator's; else 0, 1, ..., or
                                      # those in y, sorted
+    seen: bool | None = None,        # Without validation rows: was the network trained on X? None: find out
+    groups=None,                     # (n,) rows of a group (a patient, say) are kept apart together; None: one by one
+    ordered: bool = False,           # Are rows in the order of time? Then the last ones are kept apart
     time_limit: float | None = None, # Seconds, above 0, after which no new round begins; None: no limit
     front: bool = False,             # Also for the budgets of `FRONT`, in one call?
     agent: str | None = "generic",   # Agent that plans, by name or path, for methods that plan; None: no plan
@@ -306,11 +343,22 @@ def compress(
     progress: bool = False,          # Show a progress bar?
 ) -> Compressed | list[Compressed]:  # With `front`, one result per budget, the smallest budget first
     "The smallest network found whose score stays within the budget."
-    given, device = _understand(network, y, classes), resolve_device(device)
+    device, start, search = resolve_device(device), time.monotonic(), search or SearchConfig()
+    wanted = None if metric is None else get_metric(metric)
     budgets = tuple(sorted({*FRONT, float(budget)})) if front else (float(budget),)
-    config = CompressConfig(budgets, metric or given.task.metric, confidence, objective=objective, method=method,
-                            agent=agent, search=search or SearchConfig(), time_limit=time_limit, seed=random_state)
-    rows, space = _divided(given, X, y, validation, device, random_state)
-    found = compress_rows(space.into(given.network), rows, config, progress=progress)
-    results = [_turned_back(result, given, space) for result in found]
+    config = CompressConfig(budgets, "r2" if wanted is None else wanted, confidence, objective=objective, method=method,
+                            agent=agent, search=search, time_limit=time_limit, seed=random_state)
+    agreement = y is None
+    y = as_targets(_answers(network, X, task) if agreement else y)
+    given = understand(network, X, y, task, classes, wanted)
+    deal = {"groups": None if groups is None else np.asarray(groups), "ordered": ordered}
+    case = _case(given, X, y, validation, wanted or given.task.metric, device, random_state, deal)
+    about, constant = _warnings(case)
+    for sentence in about: warnings.warn(sentence, stacklevel=2)
+    in_time = lambda: time_limit is None or time.monotonic() - start < 0.4*time_limit
+    with single_thread(): reference = _reference(case, False if agreement else seen, random_state, in_time)
+    config = replace(config, metric=case.metric if case.metric.relative else metric or given.task.metric)
+    found = compress_rows(reference.network, case.rows, config, progress=progress)
+    looked = [_looked_at(result, case, reference, about, constant) for result in found]
+    results = [_returned(result, case, reference, search, random_state) for result in looked]
     return results if front else results[0]
