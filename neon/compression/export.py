@@ -21,6 +21,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline
 from torch import Tensor, nn
 
+from ..foundations.activations import OUTPUT_ACTIVATIONS, split_activation
 from ..foundations.core import NeonError, atomic_write, require, single_thread, write_csv, write_json
 from ..foundations.networks import Architecture, DenseNetwork, Layer, save_network
 from ..foundations.surgery import fold_norms
@@ -34,6 +35,9 @@ _ACTIVATE = {"tanh": 2.5e-9, "elu": 1.4e-9, "gelu": 6e-10,
              "sigmoid": 3.5e-10, "silu": 3.5e-10} # Seconds per value, more than the rectifier
 
 
+def _activation_time(layer: Layer) -> float: return _ACTIVATE.get(split_activation(layer.activation)[0], 0)
+
+
 def estimated_latency(
     architecture: Architecture, # Of the network
     batch: int = 1,             # Rows per call
@@ -42,7 +46,7 @@ def estimated_latency(
     layers = architecture.layers
     calls = _CALL*len(layers) + _GATHER*(architecture.inputs is not None)
     norms = sum(_NORM[name] for layer in layers for name in (*layer.before, *layer.after))
-    values = _VALUE*sum(architecture.widths) + sum(_ACTIVATE.get(each.activation, 0)*each.width for each in layers)
+    values = _VALUE*sum(architecture.widths) + sum(_activation_time(layer)*layer.width for layer in layers)
     return calls + norms + (_WEIGHT + _MAC*batch)*architecture.macs + batch*values
 
 # %% ../../nbs/5_compression/03_export.ipynb #631800e6
@@ -202,7 +206,7 @@ def to_sklearn(
             f"the network takes {a.n_inputs} features, the estimator {estimator.n_features_in_}")
     require(a.n_outputs == n_outputs, f"the network has {a.n_outputs} outputs, the estimator {n_outputs}")
     last = a.layers[-1].activation
-    require(last == "identity" or (last == "softmax" and isinstance(estimator, MLPClassifier)),
+    require(last == "identity" or (last in OUTPUT_ACTIVATIONS and isinstance(estimator, MLPClassifier)),
             f"the network ends with {last!r}, a {type(estimator).__name__} cannot")
     layers = _as_layers(network)
     if isinstance(estimator, MLPClassifier) and n_outputs == 2:
@@ -314,25 +318,46 @@ class _Graph:
         self.nodes.append(self.helper.make_node(kind, names, [self.x], **options))
         return self.x
 
+# %% ../../nbs/5_compression/03_export.ipynb #cf5ccff3
+_PLAIN = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "selu": "Selu", "softsign": "Softsign"}
+_HARD = ("HardSigmoid", (), {"alpha": 1/6, "beta": 0.5})
+_GELU = [("Mul", (math.sqrt(0.5),), {}), ("Erf", (), {}), ("Add", (1.0,), {}), ("Mul", ("x",), {}), ("Mul", (0.5,), {})]
+_TANH_GELU = [("Mul", ("x",), {}), ("Mul", (0.044715,), {}), ("Add", (1.0,), {}), ("Mul", ("x",), {}),
+              ("Mul", (math.sqrt(2/math.pi),), {}), ("Tanh", (), {}), *_GELU[2:]]
+_COMPOSED = {
+    "softmax": [("Softmax", (), {"axis": 1})], "log_softmax": [("LogSoftmax", (), {"axis": 1})],
+    "silu": [("Sigmoid", (), {}), ("Mul", ("x",), {})], "hardsigmoid": [_HARD], "hardswish": [_HARD, ("Mul", ("x",), {})],
+    "mish": [("Softplus", (), {}), ("Tanh", (), {}), ("Mul", ("x",), {})],
+    "logsigmoid": [("Neg", (), {}), ("Softplus", (), {}), ("Neg", (), {})],
+    "tanhshrink": [("Tanh", (), {}), ("Neg", (), {}), ("Add", ("x",), {})], "identity": []}
+
 # %% ../../nbs/5_compression/03_export.ipynb #483e7e80
-_SIMPLE = {"relu": ("Relu", {}), "tanh": ("Tanh", {}), "sigmoid": ("Sigmoid", {}), "elu": ("Elu", {"alpha": 1.0}),
-           "leaky_relu": ("LeakyRelu", {"alpha": 0.01}), "softmax": ("Softmax", {"axis": 1})}
+_ARGUMENTS = {"leaky_relu": (0.01,), "elu": (1.0,), "celu": (1.0,), "softplus": (1.0,), "hardtanh": (-1.0, 1.0),
+              "softshrink": (0.5,), "hardshrink": (0.5,), "gelu": ("none",)} # PyTorch's defaults
 
 
-def _activate(graph: _Graph, name: str) -> None:
+def _composition(text: str) -> list[tuple] | None:
+    "An activation as ONNX operations (kind, further inputs, options), each of which receives the last one's output."
+    name, a = split_activation(text)
+    a = (*a, *_ARGUMENTS.get(name, ())[len(a):])
+    if name in _PLAIN: return [(_PLAIN[name], (), {})]
+    if name in ("leaky_relu", "elu", "celu"):
+        return [(name.title().replace("_", ""), (), {"alpha": a[0]})]  # LeakyRelu, Elu, Celu
+    if name in ("hardtanh", "relu6"): return [("Clip", a or (0.0, 6.0), {})]
+    if name in ("softshrink", "hardshrink"):
+        return [("Shrink", (), {"lambd": a[0], "bias": a[0] if name == "softshrink" else 0.0})]
+    if name == "softplus": return [("Mul", (a[0],), {}), ("Softplus", (), {}), ("Div", (a[0],), {})]
+    if name == "gelu": return _TANH_GELU if a[0] == "tanh" else _GELU
+    return _COMPOSED.get(name)
+
+
+# %% ../../nbs/5_compression/03_export.ipynb #ec90dce5
+def _activate(graph: _Graph, text: str) -> None:
     "The nodes of an activation."
-    x, number = graph.x, lambda value: np.array(value, np.float32)
-    if name in _SIMPLE: graph.add(_SIMPLE[name][0], **_SIMPLE[name][1])
-    elif name == "silu":
-        graph.add("Sigmoid")
-        graph.add("Mul", x)
-    elif name == "gelu":
-        graph.add("Mul", number(math.sqrt(0.5)))
-        graph.add("Erf")
-        graph.add("Add", number(1.0))
-        graph.add("Mul", x)
-        graph.add("Mul", number(0.5))
-    else: require(name == "identity", f"the activation {name!r} cannot be exported")
+    x, steps = graph.x, _composition(text)
+    require(steps is not None, f"the activation {text!r} cannot be exported to ONNX")
+    for kind, inputs, options in steps:
+        graph.add(kind, *(x if v == "x" else np.array(v, np.float32) for v in inputs), **options)
 
 # %% ../../nbs/5_compression/03_export.ipynb #ed1dfa67
 _OPSET, _IR = 13, 8  # Of 2020 and 2021, so that every runtime of the last years reads the file

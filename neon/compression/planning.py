@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
+from ..foundations.activations import OUTPUT_ACTIVATIONS, gives_zero, make_activation, split_activation
 from ..foundations.core import Config, flush_denormals, require, torch_generator
 from ..foundations.networks import Architecture, DenseLayer, DenseNetwork, Layer, build_network
 from neon.foundations.surgery import (
@@ -67,6 +68,17 @@ SLOPES: dict[str, tuple[Callable, Callable]] = {  # Activation: function, and it
     "silu": (F.silu, lambda z, h: (s := torch.sigmoid(z))*(1 + z*(1 - s))),
 }
 ACTIVATIONS = tuple(SLOPES)
+
+
+def _slopes(text: str) -> tuple[Callable, Callable]:
+    "Function and slope of any activation; by automatic differentiation where the table does not know it."
+    if text in SLOPES: return SLOPES[text]
+    function = make_activation(text)
+    def slope(z: Tensor, h: Tensor) -> Tensor:
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            return torch.autograd.grad(function(z).sum(), z)[0]
+    return function, slope
 
 # %% ../../nbs/5_compression/00_planning.ipynb #80a50005
 class _Packed:
@@ -115,13 +127,14 @@ class Bundle(_Packed):
             names = [n.architecture.layers[r].activation for n in networks]
             self.kinds.append({k: torch.tensor([n == k for n in names]).view(-1, 1, 1) for k in dict.fromkeys(names)})
             own = [n.architecture.widths[r + 1] for n in networks]
-            masked = "sigmoid" in names and len({*own}) > 1  # sigmoid(0) = 1/2: units that only pad must be silenced
+            # sigmoid(0) = 1/2: units that only pad must be silenced
+            masked = len({*own}) > 1 and not all(map(gives_zero, names))
             real = lambda own: torch.tensor([[[float(i < w) for i in range(max(own))]] for w in own])
             self.real.append(real(own) if masked else None)
 
     def _activate(self, r: int, z: Tensor, h: Tensor | None = None) -> Tensor:
         "Outputs of layer r; with outputs given, its slopes."
-        of = lambda k: SLOPES[k][0](z) if h is None else SLOPES[k][1](z, h)
+        of = lambda k: _slopes(k)[0](z) if h is None else _slopes(k)[1](z, h)
         kinds = self.kinds[r]
         if len(kinds) == 1: y = of(next(iter(kinds)))
         else: y = sum(torch.where(mask, of(k), 0.0) for k, mask in kinds.items())
@@ -301,7 +314,7 @@ def as_logits(
     "The network without norms and without a softmax at its end."
     plain = fold_norms(network)
     facts = plain.architecture.layers
-    if facts[-1].activation != "softmax": return plain
+    if facts[-1].activation not in OUTPUT_ACTIVATIONS: return plain
     return with_output(plain, "identity")
 
 # %% ../../nbs/5_compression/00_planning.ipynb #80a50024
@@ -649,7 +662,7 @@ def _token(e: PlanEpisode, i: int, r: int) -> list[float]:
     after = was.layers[r + 1]
     facts = [float(r < 0), float(i == e.sweep.position), (i + 1)/(len(e.sweep.layers) + 1), math.log2(w), math.log2(w0),
              math.log2(params/now.n_params), math.log2(params0), e.sweep.cut.get(r, -1.0) + e.undone.get(r, 0.0)*0.25]
-    onehot = [float(fact.activation == a) for a in ACTIVATIONS]
+    onehot = [float(split_activation(fact.activation)[0] == a) for a in ACTIVATIONS]
     norms = [float("batchnorm" in (*fact.after, *after.before)), float("dropout" in (*fact.after, *after.before))]
     return facts + onehot + norms + e.sweep.summaries[r]
 

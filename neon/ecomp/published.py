@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..foundations.activations import OUTPUT_ACTIVATIONS
 from ..foundations.core import require
 from ..foundations.networks import Architecture, DenseNetwork, DenseLayer
 from .similarity import SimilarityLoss
@@ -57,7 +58,7 @@ class Parent:
         weights, biases = (tuple(getattr(linear, name).detach() for linear in linears) for name in ("weight", "bias"))
         units = tuple(torch.arange(w) for w in self.architecture.hidden_widths)
         self.individual = Individual(weights, biases, units, Source(weights[0], torch.arange(len(weights[0])), 0))
-        self.activations = [nn.Identity() if isinstance(layer.activation, nn.Softmax) else layer.activation
+        self.activations = [nn.Identity() if layer.activation_text in OUTPUT_ACTIVATIONS else layer.activation
                             for layer in self.network.layers]
         self.compared = [r for r, layer in enumerate(self.architecture.layers[:-1]) if layer.activation != "identity"]
 

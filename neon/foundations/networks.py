@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Layer', 'Architecture', 'DenseLayer', 'DenseNetwork', 'initialise_linear', 'build_network', 'random_architecture',
-           'parse_network', 'save_network', 'load_network']
+           'unwrap_module', 'check_module', 'parse_network', 'save_network', 'load_network']
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #5fd94cc7
 import copy
@@ -18,12 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
+from .activations import OUTPUT_ACTIVATIONS, activation_text, check_activation, make_activation
+from .tracing import TracedLayer, evaluating, layers_of, parts_of, record
 from .core import Config, NeonError, atomic_write, read_json, require, torch_generator, write_json
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #1e3ae8f5
-_ACTIVATIONS = {"identity": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid,
-                "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "gelu": nn.GELU, "silu": nn.SiLU,
-                "softmax": lambda: nn.Softmax(dim=1)}
 _NORMS = ("batchnorm", "dropout")
 
 
@@ -38,7 +37,7 @@ def _check_norms(norms: Sequence[str]) -> None:
 class Layer(Config):
     "A linear map with the norms before and after it and its activation."
     width: int                     # Units, >= 1
-    activation: str = "relu"       # After the linear map; "softmax" in the last layer only
+    activation: str = "relu"       # After the linear map, e.g. "tanh" or "leaky_relu(0.2)"; see `make_activation`
     before: tuple[str, ...] = ()   # "batchnorm" and/or "dropout" on the layer's input
     after: tuple[str, ...] = ()    # The same, between the linear map and its activation
     dropout: float = 0.5           # Probability of every dropout in this layer, in [0, 1)
@@ -46,8 +45,7 @@ class Layer(Config):
 
     def __post_init__(self):
         require(self.width >= 1, f"a layer needs at least one unit, got width {self.width}")
-        require(self.activation in _ACTIVATIONS,
-                f"unknown activation {self.activation!r}; there are {sorted(_ACTIVATIONS)}")
+        check_activation(self.activation)
         for norms in (self.before, self.after): _check_norms(norms)
         require(0 <= self.dropout < 1, f"dropout is a probability below 1, got {self.dropout}")
 
@@ -105,7 +103,8 @@ class Architecture(_Sizes, Config):
         require(len(self.layers) >= 1, "a network needs at least one layer")
         layers = tuple(Layer.from_dict(layer) if isinstance(layer, dict) else layer for layer in self.layers)
         object.__setattr__(self, "layers", layers)
-        require(all(layer.activation != "softmax" for layer in layers[:-1]), "softmax may only be the last activation")
+        for layer in layers[:-1]:
+            require(layer.activation not in OUTPUT_ACTIVATIONS, f"{layer.activation} may only be the last activation")
         if self.inputs is not None:
             rising = len(self.inputs) >= 1 and list(self.inputs) == sorted({*self.inputs})
             require(rising and 0 <= self.inputs[0] <= self.inputs[-1] < self.n_inputs,
@@ -142,7 +141,7 @@ class DenseLayer(nn.Module):
         self.before = _norms(layer.before, n_in, layer.dropout)
         self.linear = nn.Linear(n_in, layer.width, bias=layer.bias) if linear is None else linear
         self.after = _norms(layer.after, layer.width, layer.dropout)
-        self.activation = _ACTIVATIONS[layer.activation]()
+        self.activation, self.activation_text = make_activation(layer.activation), layer.activation
 
     def forward(self, x: Tensor) -> Tensor: return self.activation(self.after(self.linear(self.before(x))))
 
@@ -167,12 +166,12 @@ class DenseNetwork(nn.Module):
         x: Tensor, # (..., n_inputs)
     ) -> Tensor:   # (..., widths[0])
         "The features that the first layer receives."
-        return x if self.inputs is None else x[..., self.inputs]
+        return x if self.inputs is None else x.index_select(-1, self.inputs)
 
     def forward(
         self,
         x: Tensor, # (batch, n_inputs) float
-    ) -> Tensor:   # (batch, n_outputs): logits, or probabilities where the last activation is softmax
+    ) -> Tensor:   # (batch, n_outputs): logits, unless there is a last activation
         x = self.read(x)
         for layer in self.layers: x = layer(x)
         return x
@@ -265,23 +264,6 @@ def _chain(module: nn.Module) -> list[tuple[str, nn.Module]]:
         previous = node
     return steps
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #5d6b4940
-_ACTIVATION_NAMES = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.LeakyReLU: "leaky_relu",
-                     nn.ELU: "elu", nn.GELU: "gelu", nn.SiLU: "silu", nn.Softmax: "softmax"}
-_DEFAULT_ACTIVATIONS = {kind: repr(kind()) for kind in _ACTIVATION_NAMES if kind is not nn.Softmax}
-
-
-def _activation_name(name: str, module: nn.Module) -> str:
-    "Our name of an activation module, or an error where it has options that an `Architecture` cannot say."
-    kind = type(module)
-    if kind is nn.Softmax: plain = module.dim in (None, 1, -1)
-    else:
-        bare = copy.copy(module)
-        if hasattr(bare, "inplace"): bare.inplace = False
-        plain = repr(bare) == _DEFAULT_ACTIVATIONS[kind]
-    require(plain, f"layer {name!r} ({module}) has options that are not supported")
-    return _ACTIVATION_NAMES[kind]
-
 # %% ../../nbs/1_foundations/02_networks.ipynb #8876c6c0
 @dataclass
 class _ParsedLayer:
@@ -302,6 +284,18 @@ def _check_module(name: str, module: nn.Module, current: _ParsedLayer | None) ->
                 f"layer {name!r} (BatchNorm1d) must have affine=True and track_running_stats=True")
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #dfe85b3f
+_DROPOUTS = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+def _put_activation(name: str, module: nn.Module, current: _ParsedLayer | None, waiting: list[nn.Module]) -> None:
+    "Let a layer end with an activation."
+    text, kind = activation_text(module), type(module).__name__
+    require(text is not None, f"layer {name!r} ({kind}) is not a dense layer, norm or activation that Neon knows")
+    require(current is not None and current.activation is None and not any(type(m) is nn.BatchNorm1d for m in waiting),
+            f"activation {name!r} ({kind}) does not follow a linear layer")
+    current.activation = text
+
+
 def _parse_layers(chain: list[tuple[str, nn.Module]]) -> list[_ParsedLayer]:
     "Cut a chain of modules into layers."
     layers, waiting = [], []
@@ -312,28 +306,24 @@ def _parse_layers(chain: list[tuple[str, nn.Module]]) -> list[_ParsedLayer]:
         if kind is nn.Linear:
             layers.append(_ParsedLayer(module, waiting))
             waiting = []
-        elif kind in (nn.BatchNorm1d, nn.Dropout):
+        elif kind is nn.BatchNorm1d or kind in _DROPOUTS:
             (current.after if current and current.activation is None else waiting).append(module)
-        elif kind in _ACTIVATION_NAMES:
-            require(current is not None and current.activation is None and not waiting,
-                    f"activation {name!r} ({kind.__name__}) does not follow a linear layer")
-            current.activation = _activation_name(name, module)
-        else:
-            raise NeonError(f"layer {name!r} ({kind.__name__}) is not a dense layer, norm or activation "
-                            "that Neon knows")
+        else: _put_activation(name, module, current, waiting)
     require(bool(layers), "the network has no linear layer")
-    require(not waiting, f"the network ends with a {type(waiting[0]).__name__}" if waiting else "")
+    normed = any(type(m) is nn.BatchNorm1d for m in waiting)
+    require(not normed, "the network ends with a BatchNorm1d that follows an activation")
     return layers
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #dfa759b2
 def _describe(parsed: _ParsedLayer) -> Layer:
     "The `Layer` of a parsed layer."
-    names = {nn.BatchNorm1d: "batchnorm", nn.Dropout: "dropout"}
-    before, after = (tuple(sorted(names[type(m)] for m in modules)) for modules in (parsed.before, parsed.after))
-    rates = {m.p for m in (*parsed.before, *parsed.after) if isinstance(m, nn.Dropout)} or {0.5}
-    require(len(rates) == 1, f"one layer has dropout with different probabilities {sorted(rates)}")
+    name = lambda m: "batchnorm" if type(m) is nn.BatchNorm1d else "dropout"
+    before, after = (tuple(sorted({*map(name, modules)})) for modules in (parsed.before, parsed.after))
+    for modules in (parsed.before, parsed.after):
+        require(sum(type(m) is nn.BatchNorm1d for m in modules) <= 1, "two batch norms stand in one place")
+    rate = next((m.p for m in (*parsed.before, *parsed.after) if type(m) is not nn.BatchNorm1d and m.p < 1), 0.5)
     bias = parsed.linear.bias is not None
-    return Layer(parsed.linear.out_features, parsed.activation or "identity", before, after, rates.pop(), bias)
+    return Layer(parsed.linear.out_features, parsed.activation or "identity", before, after, rate, bias)
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #881b8b36
 def _copy_layer(layer: DenseLayer, parsed: _ParsedLayer) -> None:
@@ -346,15 +336,118 @@ def _copy_layer(layer: DenseLayer, parsed: _ParsedLayer) -> None:
         ours.running_var += theirs.eps - ours.eps
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #f49da3b5
-def parse_network(
-    module: nn.Module, # `nn.Sequential` of dense layers, or any module whose forward pass is such a chain
-) -> DenseNetwork:     # A copy on the CPU in float32, in evaluation mode; the original is left alone
-    "A `DenseNetwork` that computes what `module` computes in evaluation mode."
-    if isinstance(module, DenseNetwork): return copy.deepcopy(module).cpu().eval()
+def _from_modules(module: nn.Module) -> DenseNetwork:
+    "The first path: from module to module."
     parsed = _parse_layers(_chain(module))
     network = DenseNetwork(Architecture(parsed[0].linear.in_features, tuple(map(_describe, parsed))))
     for layer, theirs in zip(network.layers, parsed, strict=True): _copy_layer(layer, theirs)
     return network.eval()
+
+# %% ../../nbs/1_foundations/02_networks.ipynb #adc389d7
+def _network_of(layers: Sequence[TracedLayer]) -> DenseNetwork:
+    "A network of layers that were read off a forward pass."
+    facts = tuple(Layer(len(layer.weight), layer.activation or "identity") for layer in layers)
+    network = DenseNetwork(Architecture(layers[0].weight.shape[1], facts))
+    with torch.no_grad():
+        for layer, theirs in zip(network.layers, layers, strict=True):
+            layer.linear.weight.copy_(theirs.weight)
+            layer.linear.bias.copy_(theirs.bias)
+    return network.eval()
+
+# %% ../../nbs/1_foundations/02_networks.ipynb #f26b9989
+def _example(module: nn.Module, rows: Tensor | None) -> Tensor:
+    "Rows to try a module on: some of those that are given, or random ones as wide as its first linear layer."
+    weight = next((p for p in module.parameters() if p.dtype.is_floating_point), torch.zeros(()))
+    if rows is not None:
+        x = torch.as_tensor(rows)[::-(-len(rows)//256)]
+        return x.to(weight.device, weight.dtype) if x.dtype.is_floating_point else x.to(weight.device)
+    first = next((m for m in module.modules() if isinstance(m, nn.Linear)), None)
+    matrix = next((p for p in module.parameters() if p.dim() == 2), None)
+    require(first is not None or matrix is not None, "the network has no linear layer")
+    width = matrix.shape[1] if first is None else first.in_features
+    return torch.randn(64, width, generator=torch_generator(0, "example")).to(weight)
+
+# %% ../../nbs/1_foundations/02_networks.ipynb #808adbfb
+def _batches(x: Tensor) -> list[Tensor]:
+    "The rows, and three random ones of their mean and spread."
+    if not x.dtype.is_floating_point: return [x, x[:3]]
+    noise = torch.randn(3, *x.shape[1:], generator=torch_generator(0, "check")).to(x)
+    return [x, noise*(x.std(0, correction=0) if len(x) > 1 else 1) + x.mean(0)]
+
+
+def _difference(network: DenseNetwork, module: nn.Module, x: Tensor) -> float:
+    "Largest difference of outputs, as a multiple of what rounding explains; 1 is the limit."
+    ours, theirs = network(x.flatten(1).float().cpu()), module(x).float().cpu()
+    theirs = theirs.view(len(x), -1) if theirs.dim() == 1 else theirs
+    if theirs.shape != ours.shape: return float("inf")
+    eps = torch.finfo(next(module.parameters()).dtype).eps
+    fine = theirs.isfinite()
+    if not bool((fine == ours.isfinite()).all()): return float("inf")
+    ours, theirs = ours[fine], theirs[fine]
+    if not len(theirs): return 0.0
+    limit = max(1e-4, 20*eps)*float(theirs.std(correction=0)) + 100*max(eps, 1.2e-7)*float(theirs.abs().max()) + 1e-9
+    return float((ours - theirs).abs().max())/limit
+
+# %% ../../nbs/1_foundations/02_networks.ipynb #1ed8256a
+def _checked(network: DenseNetwork, module: nn.Module, x: Tensor) -> DenseNetwork:
+    "The network, if it computes what the module does."
+    n, name = network.architecture.n_inputs, type(module).__name__
+    require(x.flatten(1).shape[1] == n, f"the network takes rows of {n} features, got an array of shape {tuple(x.shape)}")
+    for batch in _batches(x):
+        again = torch.equal(torch.nan_to_num(module(batch)), torch.nan_to_num(module(batch)))
+        require(again, f"{name} gives other outputs when it is called again, in evaluation mode as well")
+        require(_difference(network, module, batch) <= 1,
+                f"{name} computes something else than its layers say; it can only be a teacher")
+    return network
+
+# %% ../../nbs/1_foundations/02_networks.ipynb #205e873a
+def unwrap_module(
+    module: nn.Module, # Any
+) -> nn.Module:        # The module itself, where it holds no other
+    "The module in those that only hold one: `torch.compile`, `DataParallel`, weight averages, and their like."
+    while True:
+        children = dict(module.named_children())
+        inner = children.get("_orig_mod", children.get("module"))
+        own = [*module.parameters(recurse=False), *(b for b in module.buffers(recurse=False) if b.numel() > 1)]
+        if inner is None or len(children) > 1 or own or isinstance(module, (nn.Sequential, torch.jit.ScriptModule)):
+            return module
+        module = inner
+
+# %% ../../nbs/1_foundations/02_networks.ipynb #d6b6993e
+def check_module(
+    module, # What somebody gives as a network
+) -> None:
+    "Refuse what is no torch module, with words that say what to do."
+    if isinstance(module, dict):
+        raise NeonError("this is a state_dict, the weights without the network: build the module, call "
+                        "module.load_state_dict(...), and give the module; or save the state_dict and use "
+                        "`neon compress file.pt`")
+    require(isinstance(module, nn.Module), f"expected a torch module, got {type(module).__name__}")
+
+# %% ../../nbs/1_foundations/02_networks.ipynb #0d5defcd
+def _traced(module: nn.Module, x: Tensor) -> DenseNetwork:
+    "The second path: from what the module does."
+    trace = record(module, x)
+    return _network_of(layers_of(trace, parts_of(trace)))
+
+
+def parse_network(
+    module: nn.Module,           # Any module whose forward pass, in evaluation mode, is a chain of dense layers
+    rows: Tensor | None = None,  # (n, ...) some rows as it takes them; None: random ones, as wide as its first layer
+) -> DenseNetwork:               # On the CPU in float32, in evaluation mode; the module is left as it was
+    "A `DenseNetwork` that computes what `module` computes in evaluation mode."
+    check_module(module)
+    if isinstance(module, DenseNetwork): return copy.deepcopy(module).cpu().float().eval()
+    module, first = unwrap_module(module), None
+    with evaluating(module):
+        x = _example(module, rows)
+        try: return _checked(_from_modules(module), module, x)
+        except Exception as error: first = error
+        try: return _checked(_traced(module, x), module, x)
+        except NeonError: raise
+        except Exception as error:
+            if isinstance(first, NeonError): raise first from None
+            raise NeonError(f"{type(module).__name__} cannot be run on rows of shape {tuple(x.shape)}: {error}") from error
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #78a86a4e
 def _stem(path: str | Path) -> Path:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from .activations import gives_zero
 from .core import Config, TrainingConfig, fast_bfloat16, flush_denormals, require, torch_generator
 from .networks import DenseNetwork, DenseLayer
 
@@ -153,20 +154,21 @@ class _StackedNorm(_StackedBatchNorm):
 class _StackedActivation(nn.Module):
     "The activations of one layer of B networks; padded units put out 0."
 
-    def __init__(self, activations: Sequence[nn.Module], widths: Sequence[int], device: torch.device):
+    def __init__(self, layers: Sequence[DenseLayer], widths: Sequence[int], device: torch.device):
         super().__init__()
-        self.kinds, self.padded = list({type(a): a for a in activations}.values()), min(widths) < max(widths)
-        types = [type(k) for k in self.kinds]
+        texts, self.padded = [layer.activation_text for layer in layers], min(widths) < max(widths)
+        kinds = {layer.activation_text: layer.activation for layer in layers}
+        self.kinds = list(kinds.values())
         keep = lambda name, values: self.register_buffer(name, torch.tensor(values, device=device)[:, None])
-        if len(types) > 1: keep("kind", [[types.index(type(a))] for a in activations])     # (B, 1, 1)
+        if len(kinds) > 1: keep("kind", [[[*kinds].index(text)] for text in texts])          # (B, 1, 1)
         if self.padded: keep("real", [[i < w for i in range(max(widths))] for w in widths])  # (B, 1, width)
+        self.masked = self.padded and not all(map(gives_zero, kinds))                        # sigmoid(0) = 1/2
 
     def forward(self, x: Tensor) -> Tensor:
         activate = lambda a: F.softmax(x, -1) if isinstance(a, nn.Softmax) else a(x)
         if len(self.kinds) == 1: y = activate(self.kinds[0])
         else: y = sum(torch.where(self.kind == k, activate(a), 0) for k, a in enumerate(self.kinds))
-        if self.padded and any(isinstance(a, nn.Sigmoid) for a in self.kinds): y = y*self.real  # sigmoid(0) = 1/2
-        return y
+        return y*self.real if self.masked else y
 
 # %% ../../nbs/1_foundations/03_training.ipynb #37c28d96
 class _StackedLayer(nn.Module):
@@ -182,7 +184,7 @@ class _StackedLayer(nn.Module):
         self.weight = nn.Parameter(_pad([m.weight.T for m in linears]))  # (B, in, out): no transposing of its gradient
         self.bias = nn.Parameter(_pad(biases).unsqueeze(1))
         device = self.weight.device
-        self.activation = _StackedActivation([layer.activation for layer in layers], self.widths, device)
+        self.activation = _StackedActivation(layers, self.widths, device)
         if not all(biased): self.register_buffer("has_bias", torch.tensor(biased, device=device).view(-1, 1, 1))
 
     def forward(self, x: Tensor, training: bool, rngs: Sequence[torch.Generator]) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import nn
 
+from ..foundations.activations import OUTPUT_ACTIVATIONS
 from ..foundations.networks import Architecture, DenseLayer, DenseNetwork
 from ..foundations.training import evaluate, plan_stacks, predict, train_networks, train_stack
 from .contract import MethodConfig, Rows
@@ -32,7 +33,7 @@ def plain(
 ) -> Architecture:
     "The architecture without dropout and with logits."
     *layers, last = without_dropout(architecture).layers
-    activation = "identity" if last.activation == "softmax" else last.activation
+    activation = "identity" if last.activation in OUTPUT_ACTIVATIONS else last.activation
     return replace(architecture, layers=(*layers, replace(last, activation=activation)))
 
 # %% ../../nbs/2_methods/02_training.ipynb #cc47a736
