@@ -21,11 +21,11 @@ from tqdm import tqdm
 from .compression.checks import about_classes, against_constant, likely_reasons, recall_table
 from .compression.export import compression_report, report_table, save_compressed, to_onnx
 from .compression.inputs import Given, Space, space_of, understand
-from .compression.proposals import COSTS
+from .compression.proposals import COSTS, all_stages
 from .compression.search import SearchConfig
 from .compression.tasks import as_targets, check_metric, outer_network
 from .compression.twins import Reference, honest_reference, train_on
-from .foundations.core import Config, require, resolve_device, single_thread
+from .foundations.core import Clock, Config, as_clock, require, resolve_device, undisturbed
 from .foundations.networks import DenseNetwork
 from .foundations.surgery import fold_norms
 from .foundations.training import predict
@@ -58,7 +58,7 @@ class CompressConfig(Config):
     method: str | Callable = "search"    # Who proposes; see `find_method`
     agent: str | None = "generic"        # Name or path of the agent that plans; None: no plan
     search: SearchConfig = field(default=SearchConfig(), metadata={"config": SearchConfig}) # Of the method "search"
-    time_limit: float | None = None      # Seconds after which no new round begins; None: none
+    time_limit: float | Clock | None = None # Seconds, or a clock that runs already; None: none
     seed: int = 0                        # Of everything random
 
     def __post_init__(self):
@@ -189,11 +189,13 @@ def compress_rows(
     progress: bool = False, # Show a progress bar?
 ) -> list[Compressed]:     # One per budget
     "A method proposes, the guard decides."
-    method, start = find_method(config.method), time.monotonic()
-    with single_thread(), tqdm(total=4 + config.search.rounds + 3, desc="compress", disable=not progress) as bar:
+    method, start, clock = find_method(config.method), time.monotonic(), as_clock(config.time_limit)
+    config = replace(config, time_limit=clock) if clock.limited else config
+    with undisturbed(), tqdm(total=len(all_stages(config.search)), desc="compress", disable=not progress) as bar:
         def callback(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
         network, guard = fold_norms(network.to(rows.fit.x.device)), config.guard(config.budgets[0])
         verdicts = compress_with(method, network, rows, guard, config.means(callback), config.size)
+        bar.update(bar.total - bar.n)  # a round that finds nothing is the last
     seconds = time.monotonic() - start
     return [_result(v, network, config.size, seconds) for v in verdicts]
 

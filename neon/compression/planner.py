@@ -37,7 +37,8 @@ from neon.compression.planning import (
     advance,
     overrun,
 )
-from ..foundations.core import Config, NeonError, atomic_write, generator, read_tensors, require, torch_generator
+from ..foundations.core import Clock, Config, NeonError, atomic_write, generator, read_tensors, require
+from ..foundations.core import torch_generator
 from ..foundations.networks import DenseNetwork
 from ..methods.contract import Candidate, MethodConfig, Rows, judge, method, restore_output
 from ..methods.guard import Guard
@@ -167,11 +168,12 @@ def play(
     choose: Chooser,                 # A decision for each
     seed: int,                       # Of the training after passes
     reward: str = "gain",            # A name in `PLAN_REWARDS`
+    clock: Clock = Clock(),          # Where it is over, episodes stay as they are
 ) -> list[list[Decision]]:           # Per episode
-    "Play episodes in step, to their ends; passes end together."
+    "Play episodes in step, to their ends or that of the time; passes end together."
     log: list[list[Decision]] = [[] for _ in episodes]
     settle = lambda i, gained: _pay(log[i], episodes[i], gained, reward)
-    while live := [i for i, e in enumerate(episodes) if not e.terminated]:
+    while not clock.over() and (live := [i for i, e in enumerate(episodes) if not e.terminated]):
         going = [i for i in live if not episodes[i].waiting]
         if going:
             for i, decision in zip(going, choose([episodes[i] for i in going]), strict=True):
@@ -179,7 +181,8 @@ def play(
                 episodes[i].act(decision.action)
                 if episodes[i].terminated: settle(i, None)
         else:
-            for i, gained in zip(live, advance([episodes[i] for i in live], seed), strict=True): settle(i, gained)
+            own = clock.part(1/max(episodes[i].config.passes - episodes[i].passes for i in live))
+            for i, gained in zip(live, advance([episodes[i] for i in live], seed, own), strict=True): settle(i, gained)
     return log
 
 
@@ -583,12 +586,13 @@ def plan_budgets(
     seed: int = 0,            # Of the training between passes
     config: PlanConfig | None = None, # Other rules than `CAUTIOUS`
     tries: int = 1,           # See `plan`
+    clock: Clock = Clock(),   # A plan that has not ended with it is one all the same
 ) -> list[PlanResult]:        # One per budget
     "As `plan`, for several budgets at once; a network found for one budget serves every budget that it keeps."
     _check_rows(network, rows)
-    original = Original(network, PlanData(rows, config or agent.rules), seed)
+    original = Original(network, PlanData(rows, config or agent.rules), seed, clock)
     episodes = {c: PlanEpisode(original, c) for b in budgets for c in (b*0.5**k for k in range(tries))}
-    play(list(episodes.values()), chooser(agent.policy), seed)
+    play(list(episodes.values()), chooser(agent.policy), seed, clock=clock)
     return [_result(list(episodes.values()), b, network, episodes[b].actions) for b in budgets]
 
 # %% ../../nbs/5_compression/01_planner.ipynb #80b50036

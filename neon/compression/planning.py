@@ -22,7 +22,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ..foundations.activations import OUTPUT_ACTIVATIONS, gives_zero, make_activation, split_activation
-from ..foundations.core import Config, flush_denormals, require, torch_generator
+from ..foundations.core import Clock, Config, flush_denormals, require, torch_generator
 from ..foundations.networks import Architecture, DenseLayer, DenseNetwork, Layer, build_network
 from neon.foundations.surgery import (
     cut_widths,
@@ -30,6 +30,7 @@ from neon.foundations.surgery import (
     forward_order,
     nested_fits,
     reading,
+    trim_widths,
     with_units,
     without_layer,
 )
@@ -262,11 +263,11 @@ class _Adam:
         self.mean, self.square = torch.zeros_like(flat), torch.zeros_like(flat)
         self.rate, self.steps = rate, steps
 
-    def update(self, flat: Tensor, gradient: Tensor, step: int) -> None:
-        "Step number `step`, from 1."
+    def update(self, flat: Tensor, gradient: Tensor, step: int, spent: float = 0.0) -> None:
+        "Step number `step`, from 1; under a time limit the rate goes by the share of it that is spent, if that is more."
         self.mean.lerp_(gradient, 0.1)
         self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        rate = self.rate*0.5*(1 + math.cos(math.pi*(step - 1)/self.steps))
+        rate = self.rate*0.5*(1 + math.cos(math.pi*max(step - 1, spent*self.steps)/self.steps))
         by = -rate*math.sqrt(1 - 0.999**step)/(1 - 0.9**step)
         flat.addcdiv_(self.mean, self.square.sqrt().add_(1e-8), value=by)
 
@@ -274,6 +275,7 @@ class _Adam:
 @torch.no_grad()
 def _fit_targets(
     networks: Sequence[DenseNetwork], task: PlanData, targets: Sequence[Tensor], rng: torch.Generator, steps: int,
+    clock: Clock,
 ) -> list[DenseNetwork]:
     "Train one bundle, with a look at the validation rows every quarter."
     c, bundle, x, x_look = task.config, Bundle(networks), _read(networks, task.x), _read(networks, task.x_look)
@@ -282,12 +284,13 @@ def _fit_targets(
     size, quarter = min(c.batch, x.shape[1]), max(1, steps//4)
     with flush_denormals():
         for step in range(1, steps + 2):
-            if (step - 1) % quarter == 0: best = _look(bundle, best, x_look, task.y_look)
-            if step > steps: break
+            ended = clock.over()
+            if ended or (step - 1) % quarter == 0: best = _look(bundle, best, x_look, task.y_look)
+            if ended or step > steps: break
             batch = torch.randint(x.shape[1], (size,), generator=rng)
             inputs, sums = bundle.forward(x[:, batch])
             bundle.backward(inputs, sums, (F.softmax(inputs[-1], -1) - target[:, batch]).div_(size))
-            adam.update(bundle.flat, bundle.gradient, step)
+            adam.update(bundle.flat, bundle.gradient, step, clock.spent())
     return bundle.unpack(networks)
 
 # %% ../../nbs/5_compression/00_planning.ipynb #dd745c90
@@ -297,13 +300,15 @@ def fit_targets(
     targets: Sequence[Tensor],        # Per network: (rows of `task.x`, classes) probabilities
     seed: int,                        # Of the minibatches
     steps: int | None = None,         # Minibatches; None: as the task's rules say
+    clock: Clock = Clock(),           # Bundles share its time alike
 ) -> list[DenseNetwork]:              # The best of five looks at validation rows, the start among them
     "Train networks shortly on probabilities; those of equal depth in one bundle where that pays."
     done: list[DenseNetwork] = list(networks)
     steps = task.config.steps if steps is None else steps
-    for group in plan_stacks(networks):
+    for k, group in enumerate(groups := plan_stacks(networks)):
         members, wanted = [networks[i] for i in group], [targets[i] for i in group]
-        fitted = _fit_targets(members, task, wanted, torch_generator(seed, "polish"), steps)
+        own = clock.part(1/(len(groups) - k))
+        fitted = _fit_targets(members, task, wanted, torch_generator(seed, "polish"), steps, own)
         for i, network in zip(group, fitted, strict=True): done[i] = network
     return done
 
@@ -326,6 +331,7 @@ class Original:
         network: DenseNetwork, # Of classes; not changed
         task: PlanData,        # Rows and rules
         seed: int = 0,         # Of the training after it is trimmed
+        clock: Clock = Clock(), # A quarter is for trimming and that training
     ):
         plain, config = as_logits(network), task.config
         self.architecture, self.task = network.architecture, task
@@ -334,8 +340,9 @@ class Original:
             self.targets = config.soft*teacher + (1 - config.soft)*F.one_hot(task.y, teacher.shape[1])
             self.right = rightness(plain, task.x_judge, task.y_judge)
             self.right_unseen = rightness(plain, *task.unseen) if task.unseen else None
+        if clock.limited: plain = trim_widths(plain, 2*config.trim, task.x_fit)
         narrow = cut_widths(plain, [config.trim]*plain.architecture.depth, task.x_fit)
-        self.start, = fit_targets([narrow], task, [self.targets], seed, 2*config.steps)
+        self.start, = fit_targets([narrow], task, [self.targets], seed, 2*config.steps, clock.part(0.25))
         self.n_params, self.macs = network.architecture.n_params, network.architecture.macs
         self.accuracy = float(self.right.mean())
         self.facts = self._facts()
@@ -703,17 +710,18 @@ def observe(
 def advance(
     episodes: Sequence[PlanEpisode], # On one task, all waiting for their training
     seed: int,                       # Of the training
+    clock: Clock = Clock(),          # Time for it
 ) -> list[float]:                    # Bits that each gained
     "Train the networks of episodes at the end of a pass, together (equal ones once), and evaluate them."
     first: dict[tuple, int] = {}
     for i, e in enumerate(episodes): first.setdefault((id(e.original), e.actions), i)
     chosen, task = [episodes[i] for i in first.values()], episodes[0].task
-    trained = fit_targets([e.network for e in chosen], task, [e.original.targets for e in chosen], seed)
+    trained = fit_targets([e.network for e in chosen], task, [e.original.targets for e in chosen], seed, clock=clock)
     for _ in range(task.config.again):
         poor = [k for k, e in enumerate(chosen) if not visit(e.original, trained[k], e.budget).within]
         if not poor: break
         targets = [chosen[k].original.targets for k in poor]
-        more = fit_targets([trained[k] for k in poor], task, targets, seed + 1, 2*task.config.steps)
+        more = fit_targets([trained[k] for k in poor], task, targets, seed + 1, 2*task.config.steps, clock)
         for k, network in zip(poor, more, strict=True): trained[k] = network
     of = dict(zip(first, trained, strict=True))
     return [e.end_pass(of[id(e.original), e.actions]) for e in episodes]

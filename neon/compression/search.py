@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'shape', 'shapes', 'Trained', 'spread_error', 'Evaluator', 'smooth', 'SearchConfig', 'narrower',
-           'reading_less', 'Search', 'scan', 'parents', 'spread', 'affordable', 'descend', 'train_longer', 'run_search']
+           'features_in_time', 'reading_less', 'Search', 'training_pace', 'scan', 'parents', 'spread', 'affordable',
+           'descend', 'train_longer', 'run_search', 'stages']
 
 # %% ../../nbs/5_compression/02_search.ipynb #9f00198d
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..foundations.core import Config, require, seed_sequence, torch_generator
+from ..foundations.core import Clock, Config, as_clock, require, seed_sequence, torch_generator
 from ..foundations.networks import Architecture, DenseNetwork, Layer, build_network
-from ..foundations.surgery import elimination_order, refit_widths, select_inputs
-from ..foundations.training import AnnealConfig, anneal, predict
-from ..methods.contract import Candidate, Rows, front, task_of
+from ..foundations.surgery import elimination_order, plain_linear, reading, refit_widths, select_inputs
+from ..foundations.training import AnnealConfig, anneal, plan_stacks, predict, stack_cost
+from ..methods.contract import Candidate, Part, Rows, Stage, front, task_of
 from ..methods.guard import Drop, Guard, Metric, get_metric, influence
 
 # %% ../../nbs/5_compression/02_search.ipynb #8eebc232
@@ -171,16 +171,40 @@ def narrower(
     return [child for layer, width in enumerate(network.architecture.hidden_widths) if width > 1
             for child in refit_widths(network, layer, _fewer(width, shares), outputs[layer])]
 
+# %% ../../nbs/5_compression/02_search.ipynb #4984f9cc
+def features_in_time(
+    seconds: float, # For one network
+) -> float:         # At least 8; infinite without a limit
+    "Among how many features backward elimination can choose."
+    return math.inf if math.isinf(seconds) else max(8, int((seconds/1e-8)**(1/3)))
+
+# %% ../../nbs/5_compression/02_search.ipynb #f62073f9
+def _quick_order(X: Tensor, W: Tensor, most: int) -> Tensor:
+    "Features by their effect, the first `most` of them by backward elimination."
+    ranked = (X.std(0)*W.norm(dim=0)).argsort(descending=True)
+    first = ranked[:most]
+    return torch.cat([first[elimination_order(X[:, first], W[:, first])], ranked[most:]])
+
+
+def _dropping(network: DenseNetwork, places: Tensor, X: Tensor) -> DenseNetwork:
+    "The network without all other features, which count as their means."
+    linear, mean = plain_linear(network, 0), X.mean(0).index_fill(0, places, 0.0)
+    return reading(network, places, linear.weight[:, places], linear.bias + linear.weight @ mean)
+
 # %% ../../nbs/5_compression/02_search.ipynb #80c50007
 @torch.no_grad()
 def reading_less(
     network: DenseNetwork, # Without norms
     x: Tensor,             # (n, n_inputs) training rows
     shares: Sequence[float] = (0.9, 0.75, 0.55, 0.4, 0.25, 0.12, 0.05), # Of the features that stay
+    seconds: float = math.inf, # That the ordering and solving may take
 ) -> list[DenseNetwork]:
     "Neighbours that read fewer features."
-    order = elimination_order(network.read(x), network.layers[0].linear.weight)
-    return [select_inputs(network, order[:n], x) for n in _fewer(len(order), shares)]
+    X, W = network.read(x), network.layers[0].linear.weight
+    most = features_in_time(seconds)
+    order = elimination_order(X, W) if X.shape[1] <= most else _quick_order(X, W, most)
+    return [select_inputs(network, order[:n], x) if n <= most else _dropping(network, order[:n], X)
+            for n in _fewer(len(order), shares)]
 
 # %% ../../nbs/5_compression/02_search.ipynb #80c50009
 class _Pool:
@@ -224,17 +248,19 @@ class Search(_Pool):
         guards: Sequence[Guard],            # One per budget, smallest budget first
         config: SearchConfig = SearchConfig(), # How thoroughly to search
         seed: int = 0,                      # Of starts and minibatches
-        time_limit: float | None = None,    # Seconds; None: none
+        time_limit: float | Clock | None = None, # Seconds, or a clock that runs already; None: none
         cost: Callable[[Architecture], float] = lambda architecture: architecture.n_params, # What should be small
     ):
-        super().__init__(rows, reference, guards, cost)
+        self.clock = as_clock(time_limit)
+        super().__init__(_scored(rows) if self.clock.limited else rows, reference, guards, cost)
         (self.x, self.y), self.config, self.seed, self.trained = rows.fit, config, seed, 0
         self.loss, outputs = task_of(self.y).loss, self.evaluator.outputs[0]
+        if len(outputs) < len(self.x): outputs = predict(reference, self.x)
         self.teacher = outputs if self.loss == "squared" else _as_probabilities(outputs)
         self.architecture, self.n_outputs = reference.architecture, self.teacher.shape[1]
-        self.end = None if time_limit is None else time.monotonic() + time_limit
         few = torch.linspace(0, len(self.x) - 1, min(len(self.x), 1500)).long()
         self.sample = self.x[few.to(self.x.device)]
+        self.pace = training_pace(self) if self.clock.limited else 0.0
 
     def training(
         self,
@@ -246,7 +272,15 @@ class Search(_Pool):
 
     def in_time(self) -> bool:
         "Is there time left?"
-        return self.end is None or time.monotonic() < self.end
+        return not self.clock.over()
+
+    def stage(
+        self,
+        name: str, # Of a stage that has ended
+    ) -> Stage:
+        "With the size of the best so far, for the largest budget."
+        best = self.smallest(self.guards[-1])
+        return Stage(name, self.size(best) if best else None, self.clock.left())
 
     def add(
         self,
@@ -256,35 +290,75 @@ class Search(_Pool):
         teacher_weights: float | Sequence[float] = 0.0, # Weight of the reference as a teacher, of all or of each
         from_original: bool = False,             # See `Trained`
         without_comparison: bool = False,        # Likewise
+        clock: Clock | None = None,              # For the training; None: the search's own
     ) -> list[Trained]:
-        "Train networks, score them, put them into the pool."
-        if not networks: return []
+        "Train networks, score them, put them into the pool; under a time limit those that it allows."
+        clock = clock or self.clock
         hows = [how]*len(networks) if isinstance(how, str) else how
         weights = [teacher_weights]*len(networks) if isinstance(teacher_weights, int | float) else teacher_weights
-        if training is not None: networks = _taught(self, networks, training, weights)
-        found = [self.evaluator.evaluate(*facts, from_original, without_comparison)
-                 for facts in zip(networks, hows, weights, strict=True)]
-        self.put(found)
+        if training is not None:
+            kept = _fitting(self, networks, training, clock)
+            networks, hows, weights = ([listed[i] for i in kept] for listed in (networks, hows, weights))
+            if networks: networks = _taught(self, networks, training, weights, clock)
+        found = []
+        for facts in zip(networks, hows, weights, strict=True):
+            if self.clock.over(): break
+            found.append(self.evaluator.evaluate(*facts, from_original, without_comparison))
+        if found: self.put(found)
         return found
 
 # %% ../../nbs/5_compression/02_search.ipynb #80c50012
 def _taught(
-    search: Search, networks: Sequence[DenseNetwork], training: AnnealConfig, weights: Sequence[float],
+    search: Search, networks: Sequence[DenseNetwork], training: AnnealConfig, weights: Sequence[float], clock: Clock,
 ) -> list[DenseNetwork]:
     "Train networks, each with its weight of the reference's outputs."
     seed = int(seed_sequence(search.seed, "search", search.trained).generate_state(1)[0])
     teacher = (search.teacher, weights) if any(weights) else (None, ())
     search.trained += len(networks)
-    return anneal(networks, search.x, search.y, training, seed, *teacher)
+    return anneal(networks, search.x, search.y, training, seed, *teacher, clock=clock)
+
+# %% ../../nbs/5_compression/02_search.ipynb #1512b58a
+def training_pace(
+    search: Search, # Without a candidate, perhaps
+    n: int = 6,     # Updates that are timed
+) -> float:
+    "Seconds that one multiply-accumulate takes for one row of a minibatch, in training."
+    few = [_start(search, shape(search.x.shape[1], (8,), search.n_outputs), k) for k in range(4)]
+    x, y, config = search.x[:2048], search.y[:2048], replace(search.training(), updates=n)
+    anneal(few, x, y, replace(config, updates=1))
+    start = search.clock.now()
+    anneal(few, x, y, config)
+    return (search.clock.now() - start)/(n*min(config.batch_size, len(x))*stack_cost(few))
+
+# %% ../../nbs/5_compression/02_search.ipynb #6ad0b484
+def _fitting(search: Search, networks: Sequence[DenseNetwork], training: AnnealConfig, clock: Clock) -> list[int]:
+    "Numbers of the networks that there is time to train."
+    kept = list(range(len(networks)))
+    if not clock.limited: return kept
+    if clock.over(): return []
+    wanted = min(training.updates/2, max(300, training.updates/8))
+    def seconds() -> float:
+        members = [networks[i] for i in kept]
+        costs = [stack_cost([members[i] for i in group]) for group in plan_stacks(members)]
+        return search.pace*training.batch_size*wanted*sum(costs)
+    while len(kept) > 1 and seconds() > clock.left(): kept = kept[1::2]
+    return kept if seconds() <= 4*clock.left() else []
+
+
+def _scored(rows: Rows) -> Rows:
+    "Rows of which no more fitted ones are scored than twice those of comparison."
+    step = max(1, len(rows.fit.y)//max(1, 2*len(rows.compare.y)))
+    return replace(rows, fit=Part(rows.fit.x[::step], rows.fit.y[::step]))
 
 # %% ../../nbs/5_compression/02_search.ipynb #a0eb1958
 def scan(
     search: Search,            # Its pool grows
     least: int = 0,            # Parameters
     most: float | None = None, # Parameters; None: about ten hidden units
+    clock: Clock | None = None, # Half of what is left is for each range; None: the search's own
 ) -> None:
     "Train all shapes in a range of sizes, and in larger ranges until one is found that suffices, with room above it."
-    n, config = search.x.shape[1], search.training(0.5)
+    n, config, clock = search.x.shape[1], search.training(0.5), clock or search.clock
     most = most or 10*(n + search.n_outputs)
     while True:
         config = replace(config, learning_rate=0.02*min(1.0, (2000/most)**0.5))  # wide networks want smaller steps
@@ -292,9 +366,10 @@ def scan(
         starts = [(a, start) for a in tried for start in range(search.config.starts)]
         weights = [search.config.teacher_weight*(start % 2) for _, start in starts]
         hows = ["distilled" if weight else "fresh" for weight in weights]
-        search.add([_start(search, *s) for s in starts], hows, config, weights, without_comparison=True)
+        networks = [_start(search, *s) for s in starts]
+        search.add(networks, hows, config, weights, without_comparison=True, clock=clock.part(0.5))
         best = search.smallest(search.guards[0])
-        if (best and 4*best.size <= most) or most >= search.config.most_trained or not search.in_time(): return
+        if (best and 4*best.size <= most) or most >= search.config.most_trained or clock.over(): return
         least, most = int(most) + 1, 4*most
 
 
@@ -326,6 +401,7 @@ def spread(
     "At most n items, evenly spread over their order."
     items = sorted(items, key=key)
     if len(items) <= n: return items
+    if n == 1: return [items[(len(items) - 1)//2]]
     return [items[i] for i in sorted({round(i*(len(items) - 1)/(n - 1)) for i in range(n)})]
 
 # %% ../../nbs/5_compression/02_search.ipynb #80c50016
@@ -343,25 +419,29 @@ def affordable(
     return taken
 
 # %% ../../nbs/5_compression/02_search.ipynb #80c50030
-def _children(search: Search, parent: Trained) -> list[tuple[DenseNetwork, str]]:
+def _children(search: Search, parent: Trained, seconds: float) -> list[tuple[DenseNetwork, str]]:
     "Networks a little smaller than a candidate."
     children = [(c, "narrower") for c in narrower(parent.network, search.sample)]
     if not search.config.select_inputs: return children
-    return [*children, *((c, "fewer features") for c in reading_less(parent.network, search.sample))]
+    return [*children, *((c, "fewer features") for c in reading_less(parent.network, search.sample, seconds=seconds))]
 
 # %% ../../nbs/5_compression/02_search.ipynb #80c50019
 def descend(
     search: Search,              # Its pool grows
     share: float = 0.5,          # Factor on the number of updates
     learning_rate: float = 0.01, # At its highest
-) -> int:                        # How many were trained
+    clock: Clock | None = None,  # A third of it is for making the neighbours; None: the search's own
+) -> int:                        # How many there were to train
     "One round of smaller neighbours."
     chosen: dict[tuple, tuple[DenseNetwork, str, float]] = {}
+    clock = clock or search.clock
+    making = clock.part(1/3)
     for guard in search.guards:
         best = search.smallest(guard)
         most = search.size(best) if best else float("inf")
-        for parent in parents(search, guard):
-            for child, how in _children(search, parent):
+        for k, parent in enumerate(found := parents(search, guard)):
+            if making.over(): break
+            for child, how in _children(search, parent, making.part(1/(len(found) - k)).left()):
                 if most/5 <= search.cost(child.architecture) < most:
                     key = child.architecture, parent.teacher_weight > 0
                     chosen.setdefault(key, (child, how, parent.teacher_weight))
@@ -370,7 +450,7 @@ def descend(
     picked = affordable(picked, 2*search.config.most_trained, lambda c: c[0].architecture.n_params)
     if picked:
         networks, hows, weights = zip(*picked, strict=True)
-        search.add(networks, hows, search.training(share, learning_rate), list(weights))
+        search.add(networks, hows, search.training(share, learning_rate), list(weights), clock=clock.part(0.8))
     return len(picked)
 
 # %% ../../nbs/5_compression/02_search.ipynb #366c7608
@@ -378,6 +458,7 @@ def train_longer(
     search: Search,      # Its pool grows
     share: float = 1.0,  # Factor on the number of updates
     n: int = 6,          # Candidates per budget: of the front, and nearest to the edge
+    clock: Clock | None = None, # None: the search's own
 ) -> None:
     "Train the best candidates around every budget's edge longer."
     chosen = {}
@@ -390,23 +471,32 @@ def train_longer(
     candidates = sorted((c for c in chosen.values() if c.size <= search.config.most_trained), key=lambda c: c.size)
     candidates = affordable(candidates, 2*search.config.most_trained, lambda c: c.size)
     weights = [c.teacher_weight for c in candidates]
-    search.add([c.network for c in candidates], "trained on", search.training(share, 0.01), weights)
+    training = search.training(share, 0.01)
+    search.add([c.network for c in candidates], "trained on", training, weights, clock=clock)
 
 # %% ../../nbs/5_compression/02_search.ipynb #80c50023
 def run_search(
     search: Search,            # Its pool grows
     least: int = 0,            # Parameters of the smallest shapes that are scanned
     most: float | None = None, # And of the largest; None: see `scan`
-    callback: Callable[[str], None] = lambda stage: None, # Called after every stage, with its name
+    callback: Callable[[str], None] = lambda stage: None, # Called after every stage, with a `Stage`
 ) -> list[Trained]:            # The pool
     "Scan, descend, train longer, descend once more."
-    scan(search, least, most)
-    callback("scan")
-    for n in range(search.config.rounds):
-        if not search.in_time() or not descend(search): break
-        callback(f"round {n + 1}")
-    if search.in_time(): train_longer(search)
-    callback("polish")
+    clock, rounds = search.clock, search.config.rounds
+    scan(search, least, most, clock.part(0.6))
+    callback(search.stage("scan"))
+    for n in range(rounds):
+        if not search.in_time() or not descend(search, clock=clock.part(1/(rounds - n + 2))): break
+        callback(search.stage(f"round {n + 1}"))
+    if search.in_time(): train_longer(search, clock=clock.part(0.5))
+    callback(search.stage("polish"))
     if search.in_time(): descend(search)
-    callback("last round")
+    callback(search.stage("last round"))
     return search.pool
+
+
+def stages(
+    config: SearchConfig, # For its number of rounds
+) -> list[str]:           # A round in which nothing smaller is found is the last, so some may be left out
+    "The stages of a search, as `run_search` names them."
+    return ["scan", *(f"round {n + 1}" for n in range(config.rounds)), "polish", "last round"]

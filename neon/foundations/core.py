@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'NeonError', 'require', 'seed_sequence', 'generator', 'torch_generator', 'Config', 'TrainingConfig',
            'Protocol', 'get_protocol', 'atomic_write', 'write_text', 'write_json', 'write_csv', 'read_json',
-           'read_tensors', 'resolve_device', 'run_metadata', 'n_workers', 'single_thread', 'repeat_in_workers',
-           'Workers', 'flush_denormals', 'fast_bfloat16']
+           'read_tensors', 'resolve_device', 'run_metadata', 'n_workers', 'single_thread', 'undisturbed', 'Clock',
+           'as_clock', 'repeat_in_workers', 'Workers', 'flush_denormals', 'fast_bfloat16']
 
 # %% ../../nbs/1_foundations/00_core.ipynb #b251f765
 import contextlib
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -308,6 +310,65 @@ def single_thread():
     torch.set_num_threads(1)
     try: yield
     finally: torch.set_num_threads(threads)
+
+# %% ../../nbs/1_foundations/00_core.ipynb #c99fbf44
+@contextlib.contextmanager
+def undisturbed():
+    "One thread, gradients and float32 inside the block; settings and global random streams are as before after it."
+    dtype, torch_state = torch.get_default_dtype(), torch.get_rng_state()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    try:
+        torch.set_default_dtype(torch.float32)
+        with single_thread(), torch.inference_mode(False), torch.enable_grad(): yield
+    finally:
+        torch.set_default_dtype(dtype)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
+
+# %% ../../nbs/1_foundations/00_core.ipynb #2972c360
+class Clock:
+    "How much is left of a time limit; it starts when it is made."
+
+    def __init__(
+        self,
+        seconds: float | None = None, # Until it is over, at least 0; None: never
+        now: Callable[[], float] = time.monotonic, # Tells the time, in seconds
+    ):
+        require(seconds is None or seconds >= 0, f"time_limit must be None or positive, got {seconds}")
+        self.now, self.start = now, now()
+        self.end = math.inf if seconds is None else self.start + float(seconds)
+
+    @property
+    def limited(self) -> bool: return self.end < math.inf
+
+    def left(self) -> float: # Seconds, at least 0; infinite without a limit
+        "Time left."
+        return max(0.0, self.end - self.now()) if self.limited else math.inf
+
+    def over(self) -> bool:
+        "Is no time left?"
+        return self.limited and self.now() >= self.end
+
+    def spent(self) -> float: # In [0, 1]; 0 without a limit
+        "Share of its time that has passed."
+        if not self.limited: return 0.0
+        return 1.0 if self.over() else (self.now() - self.start)/(self.end - self.start)
+
+    def part(
+        self,
+        share: float, # Of what is left, in [0, 1]
+    ) -> "Clock":     # Starts now
+        "A clock for a share of what is left; itself, without a limit."
+        return Clock(share*self.left(), self.now) if self.limited else self
+
+    def __repr__(self) -> str: return f"Clock({self.end - self.start:g} s)" if self.limited else "Clock()"
+
+# %% ../../nbs/1_foundations/00_core.ipynb #c1156e1b
+def as_clock(
+    limit: float | Clock | None, # Seconds, a clock that runs already, or None
+) -> Clock:                      # One that runs already stays itself
+    "The clock of a time limit."
+    return limit if isinstance(limit, Clock) else Clock(limit)
 
 # %% ../../nbs/1_foundations/00_core.ipynb #2346cbaa
 _REPEATED: list[tuple[Callable, tuple]] = [] # Calls that every worker makes first, with their arguments

@@ -7,7 +7,7 @@ __all__ = ['Importance', 'IMPORTANCES', 'RIDGES', 'keep_width', 'l1_importance',
            'taylor_importance', 'get_importance', 'most_important', 'replace_layer', 'slice_units', 'ridge_refit',
            'refit_units', 'elimination_order', 'elimination_importance', 'fold_norms', 'plain_linear',
            'insert_linear_layer', 'forward_order', 'nested_fits', 'with_units', 'refit_widths', 'cut_widths',
-           'without_layer', 'reading', 'select_inputs']
+           'trim_widths', 'without_layer', 'reading', 'select_inputs']
 
 # %% ../../nbs/1_foundations/04_surgery.ipynb #ab434e20
 import math
@@ -436,6 +436,24 @@ def cut_widths(
     for layer, width in enumerate(widths):
         H = network.layers[layer](X)
         if width < H.shape[1]: network, = refit_widths(network, layer, [width], H)
+        X = network.layers[layer](X)
+    return network
+
+# %% ../../nbs/1_foundations/04_surgery.ipynb #ffcca9d9
+@torch.no_grad()
+def trim_widths(
+    network: DenseNetwork, # Without norms; not changed
+    most: int,             # Units of a hidden layer, at most; >= 1
+    x: Tensor,             # (n, n_inputs) training rows
+) -> DenseNetwork:         # Without norms; itself, where no layer is wider
+    "Cut wide hidden layers to their units of largest spread, the first layer first, and refit each next one."
+    X = network.read(x)
+    for layer, width in enumerate(network.architecture.hidden_widths):
+        H = network.layers[layer](X)
+        if width > most:
+            units = most_important(spread_importance(network, layer, H), most)
+            (V, b), = nested_fits(H, plain_linear(network, layer + 1)(H), units, [most])
+            network = with_units(network, layer, units, V, b)
         X = network.layers[layer](X)
     return network
 

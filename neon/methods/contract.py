@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Propose', 'METHODS', 'ALIASES', 'Part', 'Rows', 'Deal', 'hold_out', 'undivided', 'divided', 'Task', 'task_of',
            'Candidate', 'front', 'with_output', 'restore_output', 'finished', 'Tested', 'Verdict', 'judge',
-           'MethodConfig', 'Method', 'register', 'method', 'get_method', 'compress_with']
+           'row_seconds', 'rows_in_time', 'Stage', 'MethodConfig', 'Method', 'register', 'method', 'get_method',
+           'compress_with']
 
 # %% ../../nbs/2_methods/01_contract.ipynb #bed97a63
 import difflib
@@ -18,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..foundations.core import Config, NeonError, TrainingConfig, generator, repeat_in_workers, require
+from ..foundations.core import Clock, Config, NeonError, TrainingConfig, as_clock, generator, repeat_in_workers
+from ..foundations.core import require, torch_generator
 from ..foundations.data import PreparedData, stratified_part
-from ..foundations.networks import DenseLayer, DenseNetwork
+from ..foundations.networks import Architecture, DenseLayer, DenseNetwork, Layer, build_network
 from ..foundations.surgery import fold_norms
 from ..foundations.training import predict
-from .guard import Drop, Guard, influence, mean_drop, out_of_patience
+from .guard import Drop, Guard, Metric, influence, mean_drop, out_of_patience
 
 # %% ../../nbs/2_methods/01_contract.ipynb #b679d6e6
 class Part(NamedTuple):
@@ -321,12 +323,14 @@ def judge(
     guards: Sequence[Guard],         # One per budget, of one metric
     size: Callable[[Candidate], float] = lambda c: c.size, # What should be small
     measure: Callable[[Candidate], tuple[Drop, float]] | None = None, # -> drop, original's score; None: on the rows
+    clock: Clock = Clock(),          # No test begins when it is over
 ) -> list[Verdict]:                  # One per guard
     "Test candidates, in their order, for all guards at once: each candidate is made and measured once."
     original = Candidate(network, "as it was")
     walks, on_rows = [_Walk(guard, size(original)) for guard in guards], _Measure(network, rows, guards[0].metric)
     measure = measure or on_rows
     for c in candidates:
+        if clock.over() and c.tested_on: break
         how_large, once = size(c), []
         def measured(c=c, once=once):
             if not once: once.append(measure(c))
@@ -337,6 +341,70 @@ def judge(
     itself = Tested(original, Drop(0.0, 0.0, len(before)), True, float(before.mean()))
     smallest = lambda walk: min((t for t in walk.tested if t.accepted), key=lambda t: size(t.candidate), default=itself)
     return [Verdict(walk.guard, smallest(walk), walk.tested, walk.seen) for walk in walks]
+
+# %% ../../nbs/2_methods/01_contract.ipynb #ef846919
+def _some(part: Part, most: float, seed: int, name: str) -> Part:
+    "At most so many rows, drawn at random; classes keep their shares."
+    n, most = len(part.y), int(min(most, len(part.y)))
+    if most == n: return part
+    rng = generator(seed, "time limit", name)
+    if part.y.dtype.is_floating_point: rows = rng.permutation(n)[:most]
+    else: rows = stratified_part(part.y.cpu().numpy(), most/n, rng)
+    rows = torch.from_numpy(np.sort(rows)).to(part.y.device)
+    return type(part)(*(v[rows] if isinstance(v, Tensor) else v for v in part))
+
+# %% ../../nbs/2_methods/01_contract.ipynb #fbb85d19
+def row_seconds(
+    network: DenseNetwork,           # As it was
+    part: Part,                      # Some rows
+    metric: str | Metric | Callable, # See `get_metric`
+    clock: Clock,                    # For its `now`
+) -> tuple[float, float]:            # Of the network as it was, and of a tiny one with eight hidden units
+    "Seconds that it takes to predict and score one row."
+    a, tiny_rows = network.architecture, _some(part, 2048, 0, "pace")
+    layers = Layer(8, "tanh"), Layer(a.n_outputs, "identity")
+    tiny = build_network(Architecture(a.n_inputs, layers), torch_generator(0, "pace")).to(part.x.device)
+    few = tiny_rows.x[:int(min(2048, max(16, 2e8/a.macs)))]
+    def took(work: Callable, n: int) -> float:
+        work()
+        start = clock.now()
+        work()
+        return (clock.now() - start)/n
+    small = took(lambda: influence(metric, tiny_rows.y, predict(tiny, tiny_rows.x)), len(tiny_rows.y))
+    return took(lambda: predict(network, few), len(few)) + small, small
+
+# %% ../../nbs/2_methods/01_contract.ipynb #627d3ce4
+def rows_in_time(
+    network: DenseNetwork,           # As it was
+    rows: Rows,                      # All three kinds
+    metric: str | Metric | Callable, # See `get_metric`
+    clock: Clock,                    # Without a limit all rows stay
+    seed: int = 0,                   # Of the draw
+) -> Rows:                           # At least 100 rows of each kind, where there are so many
+    "As many rows as there is time for, of each kind."
+    if not clock.limited: return rows
+    large, small = (max(s, 1e-9) for s in row_seconds(network, rows.guard, metric, clock))
+    left, columns = clock.left(), network.architecture.n_inputs + network.architecture.n_outputs
+    most = {"fit": min(0.06*left/large, 1e7*left/columns),      # the reference teaches; and memory has a speed
+            "compare": 0.08*left/(4*large + 200*small),         # a few cuts, two hundred small candidates
+            "guard": 0.12*left/(6*large + 24*small)}            # a few cuts, two dozen small ones
+    return replace(rows, **{k: _some(getattr(rows, k), max(100, n), seed, k) for k, n in most.items()})
+
+# %% ../../nbs/2_methods/01_contract.ipynb #5c3c4088
+class Stage(str):
+    "The name of a stage that has ended, and how things stand then."
+    size: float | None # Of the best candidate so far, where one is known
+    left: float        # Seconds; infinite without a time limit
+
+    def __new__(
+        cls,
+        name: str,                 # One word or two
+        size: float | None = None, # What should be small, of the best candidate so far
+        left: float = float("inf"), # Seconds
+    ):
+        stage = super().__new__(cls, name)
+        stage.size, stage.left = size, left
+        return stage
 
 # %% ../../nbs/2_methods/01_contract.ipynb #f164c52e
 def _silent(stage: str) -> None: "Say nothing of a stage that has ended."
@@ -352,18 +420,27 @@ class MethodConfig(Config):
     agent: str | None = "generic"       # Name or path of the planner, for methods that plan; None: no plan
     protocol: str = "strict"            # See `neon.foundations.core.PROTOCOLS`
     objective: str = "parameters"       # What should be small: "parameters", "macs" or "latency"
-    time_limit: float | None = None     # Seconds after which nothing new is begun; None: none
+    time_limit: float | Clock | None = None # Seconds, above 0, or a clock that runs already; None: none
     seed: int = 0                       # Of everything random
     options: dict = field(default_factory=dict, hash=False) # Settings of one method alone, by name
-    callback: Callable[[str], None] = field(default=_silent, repr=False, compare=False) # Called after each stage
+    callback: Callable[[str], None] = field(default=_silent, repr=False, compare=False) # Gets a `Stage` after each
 
     def __post_init__(self):
         require(len(self.budgets) >= 1, "give at least one budget")
         require(list(self.budgets) == sorted(set(self.budgets)), f"budgets must rise, got {self.budgets}")
         require(self.effort > 0, f"effort must be positive, got {self.effort}")
-        require(self.time_limit is None or self.time_limit > 0,
+        require(self.time_limit is None or isinstance(self.time_limit, Clock) or self.time_limit > 0,
                 f"time_limit must be None or positive, got {self.time_limit}")
         self.training()
+
+    @property
+    def clock(self) -> Clock:
+        "The clock of the time limit; one that starts now, unless it runs already."
+        return as_clock(self.time_limit)
+
+    def started(self) -> "MethodConfig":
+        "With a clock that runs."
+        return self if self.time_limit is None else replace(self, time_limit=self.clock)
 
     def training(
         self,
@@ -413,6 +490,7 @@ class Method:
         "What it proposes, as it is handed out."
         require(self.values or task_of(rows.fit.y).kind == "classes",
                 f"the method {self.name!r} works for classes only, not for values")
+        config = config.started()
         done: dict[int, tuple[DenseNetwork, DenseNetwork]] = {}  # the networks too, so that no number is given twice
         for c in self.propose(network, rows, guard, config):
             if id(c.network) not in done: done[id(c.network)] = c.network, finished(c.network, network)
@@ -476,4 +554,9 @@ def compress_with(
     require(rows.fit.x.shape[1] == a.n_inputs,
             f"the network takes {a.n_inputs} inputs, the rows have {rows.fit.x.shape[1]}")
     guards = [guard.replace(**{"budget": budget, **chosen.guard}) for budget in config.budgets]
-    return judge(chosen.candidates(network, rows, guards[0], config), network, rows, guards, size)
+    config = config.started()
+    rows = rows_in_time(network, rows, guard.metric, config.clock, config.seed)
+    found = chosen.candidates(network, rows, guards[0], config)
+    verdicts = judge(found, network, rows, guards, size, clock=config.clock)
+    config.callback(Stage("guard", size(verdicts[0].chosen.candidate), config.clock.left()))
+    return verdicts
