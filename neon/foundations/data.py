@@ -637,7 +637,8 @@ def table_name(
     path: Path, # Of a file, or an address; a name stays as it is
 ) -> str:       # Fit for the name of a folder
     "The name of a file without folder and type."
-    text = os.fspath(path)
+    text, _, target = os.fspath(path).partition("::")
+    if target: return f"{table_name(Path(text))}_{re.sub(r'[^0-9A-Za-z_-]+', '_', target)}"
     if text.startswith("openml:"): return text.replace(":", "-")
     if _ADDRESS.match(text): path = Path(urlsplit(text).path)
     for suffix in (".csv.gz", *_SUFFIXES, "_train.npz", "_test.npz"):
@@ -820,14 +821,15 @@ def _from_own(info: DatasetInfo, cache_dir: str | Path | None) -> Dataset:
 # %% ../../nbs/1_foundations/01_data.ipynb #762b671f
 def load_dataset(
     name_or_path: str | Path,            # Name of the registry or of a file in the data folder; path or https address
-                                         # of a csv or parquet file; openml:NUMBER or openml:NAME
+                                         # of a csv or parquet file; openml:NUMBER or openml:NAME; a file may be
+                                         # followed by ::COLUMN, its target
     target: str | None = None,           # Column that holds the class; None: the last one, or the one OpenML names
     data_dir: str | Path | None = None,  # Folder of files to be found by name; None: the environment variable NEON_DATA
     cache_dir: str | Path | None = None, # Folder of downloads; None: NEON_CACHE or ~/.cache/neon
 ) -> Dataset:                            # Raw features and labels, checked
     "A table by name, from a file, from the web or from OpenML."
-    name = os.fspath(name_or_path)
-    info = REGISTRY.get(name)
+    name, _, column = os.fspath(name_or_path).partition("::")
+    target, info = target or column or None, REGISTRY.get(name)
     if name.startswith("openml:"):
         return _from_openml(_entry_at_openml(name.removeprefix("openml:"), target), cache_dir)
     is_path = isinstance(name_or_path, Path) or name.endswith(_SUFFIXES) or os.sep in name
