@@ -21,12 +21,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from .compress import CompressConfig, compress_rows
-from .methods.contract import Part, Rows, hold_out
-from .foundations.core import PROTOCOLS, NeonError, require, resolve_device, torch_generator
 from .compression.export import class_indices, from_sklearn, is_sklearn_network, to_onnx, with_scaling, with_values
-from .foundations.networks import Architecture, DenseNetwork, Layer, build_network, parse_network
 from .compression.search import SearchConfig
+from .foundations.core import PROTOCOLS, NeonError, require, resolve_device, torch_generator
+from .foundations.networks import Architecture, DenseNetwork, Layer, build_network, parse_network
 from .foundations.training import AnnealConfig, anneal, predict, train_networks
+from .methods.contract import Part, Rows, hold_out
 
 # %% ../nbs/7_doors/01_estimators.ipynb #b9759c28
 def _architecture(n_inputs: int, hidden: Sequence[int], n_outputs: int) -> Architecture:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['estimated_latency', 'latency', 'is_sklearn_network', 'from_sklearn', 'to_sklearn', 'last_step', 'with_last_step',
-           'estimator_inputs', 'class_indices', 'with_scaling', 'with_values', 'to_onnx', 'compression_report',
-           'report_table', 'save_compressed']
+           'estimator_inputs', 'class_indices', 'with_scaling', 'with_values', 'to_torch', 'to_onnx', 'discordance',
+           'rows_needed', 'closest_refused', 'smallest_within', 'compression_report', 'report_table', 'save_compressed']
 
 # %% ../../nbs/5_compression/03_export.ipynb #c55a670a
 import copy
@@ -25,7 +25,8 @@ from ..foundations.activations import OUTPUT_ACTIVATIONS, split_activation
 from ..foundations.core import NeonError, atomic_write, require, single_thread, write_csv, write_json
 from ..foundations.networks import Architecture, DenseNetwork, Layer, save_network
 from ..foundations.surgery import fold_norms
-from ..methods.guard import get_metric
+from ..methods.contract import Tested
+from ..methods.guard import Drop, Guard, get_metric
 
 # %% ../../nbs/5_compression/03_export.ipynb #e4107cf2
 _CALL, _GATHER = 14e-6, 6e-6                    # Seconds per call: a layer, the choice of features
@@ -297,6 +298,33 @@ def with_values(
     linear.weight, linear.bias = (nn.Parameter(v.to(linear.weight)) for v in (W, b))
     return network
 
+# %% ../../nbs/5_compression/03_export.ipynb #5e93413f
+def _reading(linear: nn.Linear, inputs: Tensor, n_inputs: int) -> nn.Linear:
+    "The same linear map of all features: those that are not read have weights of zero."
+    weight = linear.weight.new_zeros(linear.out_features, n_inputs)
+    weight[:, inputs] = linear.weight
+    wide = nn.Linear(n_inputs, linear.out_features, bias=linear.bias is not None).to(weight)
+    wide.weight = nn.Parameter(weight)
+    if linear.bias is not None: wide.bias = nn.Parameter(linear.bias.detach().clone())
+    return wide
+
+# %% ../../nbs/5_compression/03_export.ipynb #e22938de
+@torch.no_grad()
+def to_torch(
+    network: DenseNetwork, # On whatever device; not changed
+) -> nn.Sequential:        # On the CPU, in evaluation mode: `nn.Linear` and activations of torch
+    "The network as a plain torch module."
+    folded, inputs = fold_norms(copy.deepcopy(network).cpu()), network.inputs
+    modules = [m for layer in folded.layers for m in (*layer.before, layer.linear, *layer.after, layer.activation)]
+    modules = [copy.deepcopy(m) for m in modules if not isinstance(m, (nn.Identity, nn.Dropout))]
+    if inputs is not None:
+        n, first = network.architecture.n_inputs, modules[0]
+        pick = nn.Linear(len(inputs), len(inputs), bias=False)
+        pick.weight = nn.Parameter(torch.eye(len(inputs)))
+        plain = isinstance(first, nn.Linear)
+        modules[:1] = [_reading(first if plain else pick, inputs.cpu(), n), *([] if plain else [first])]
+    return nn.Sequential(*modules).eval()
+
 # %% ../../nbs/5_compression/03_export.ipynb #16727135
 class _Graph:
     "Nodes and constants of an ONNX graph, in the order in which they are added."
@@ -397,6 +425,44 @@ def to_onnx(
     onnx.checker.check_model(model)
     with atomic_write(path) as temporary: temporary.write_bytes(model.SerializeToString())
 
+# %% ../../nbs/5_compression/03_export.ipynb #6a50edf6
+def discordance(
+    drop: Drop, # Of accuracy
+) -> float:     # Fraction of the rows
+    "Share of the rows on which one network is right and the other wrong."
+    variance = drop.error**2*(drop.rows - 1)
+    share = (variance + drop.points**2)/1e4
+    return round(share*drop.rows)/drop.rows
+
+# %% ../../nbs/5_compression/03_export.ipynb #5ddcc37b
+def rows_needed(
+    guard: Guard,        # With its budget
+    drop: Drop,          # As measured; its error says how the rows scatter
+    points: float = 0.0, # What a network loses
+) -> int | None:         # Within 4 %; None: more than ten million, or never
+    "On so many rows the guard would accept a network that loses `points`."
+    each, spread = guard.sharing(guard.sequences), drop.error*math.sqrt(drop.rows)
+    sizes = (round(n) for n in np.geomspace(2, 1e7, 400))
+    return next((n for n in sizes if each.holds(Drop(points, spread/math.sqrt(n), n))), None)
+
+# %% ../../nbs/5_compression/03_export.ipynb #5d887caa
+def closest_refused(
+    result,       # What `compress` returns for one budget
+) -> Tested | None: # None: nothing was refused
+    "The refused candidate whose bound lies least above the budget."
+    each = result.guard.sharing(result.guard.sequences)
+    refused = (t for t in result.tested if not t.accepted)
+    return min(refused, key=lambda t: max(t.drop.points, each.bound(t.drop)), default=None)
+
+# %% ../../nbs/5_compression/03_export.ipynb #77e6aec1
+def smallest_within(
+    result,        # What `compress` returns for one budget
+    budget: float, # Another one, in points
+) -> Tested | None: # None: none of those that were tested
+    "The smallest tested candidate that would have been accepted within another budget."
+    each = result.guard.replace(budget=budget).sharing(result.guard.sequences)
+    return min((t for t in result.tested if each.holds(t.drop)), key=lambda t: t.candidate.size, default=None)
+
 # %% ../../nbs/5_compression/03_export.ipynb #541e662a
 def _size_facts(network: DenseNetwork, seconds: float) -> dict:
     "Size, arithmetic and time of a network."
@@ -415,6 +481,18 @@ def _drop_facts(guard, drop) -> dict:
             "bound": float(guard.bound(drop)), "interval": [float(drop.points - margin), float(drop.points + margin)]}
 
 # %% ../../nbs/5_compression/03_export.ipynb #4b4e4707
+def _added_facts(result) -> dict:
+    "What only some results have, as plain values: what it was compared with, a constant's score, recalls."
+    facts = {name: getattr(result, name, default) for name, default in
+             (("reference", ""), ("promise", ""), ("wanted", ""), ("baseline", None))}
+    recalls, task = getattr(result, "recalls", None), getattr(result, "task", None)
+    entries = [] if recalls is None else recalls.to_dict("records")
+    entries = [{"class": str(e["class"]), "rows": int(e["rows"]), "before": float(e["before"]),
+                "after": float(e["after"])} for e in entries]
+    return {**facts, "task": None if task is None else task.kind, "notes": list(getattr(result, "notes", ())),
+            "recalls": entries}
+
+# %% ../../nbs/5_compression/03_export.ipynb #1facbf60
 def compression_report(
     result,                # What `compress` returns for one budget
     seconds: float = 0.05, # How long each latency is measured; 0: not at all
@@ -422,7 +500,8 @@ def compression_report(
     "All about one compression."
     guard, drop = result.guard, result.drop
     metric = get_metric(guard.metric).name
-    before, after = _size_facts(result.original, seconds), _size_facts(result.network, seconds)
+    before = _size_facts(result.original, seconds)
+    after = dict(before) if result.how == "as it was" else _size_facts(result.network, seconds)
     score = getattr(result, "score", None)
     if score is not None: before["score"], after["score"] = score, score - drop.points/100
     tested = [{"parameters": a.candidate.size, "drop": float(a.drop.points), "error": float(a.drop.error),
@@ -432,14 +511,11 @@ def compression_report(
     return {"metric": metric, "budget": guard.budget, "confidence": guard.confidence, "before": before, "after": after,
             "compression_ratio": before["parameters"]/after["parameters"], "drop": _drop_facts(guard, drop),
             "how": result.how, "tested": tested, "front": front,
-            "reasons": list(result.reasons), "seconds": result.seconds}
+            "reasons": list(result.reasons), "seconds": result.seconds, **_added_facts(result)}
 
 # %% ../../nbs/5_compression/03_export.ipynb #fb08c09a
-def report_table(
-    report: dict,  # Of `compression_report`
-) -> pd.DataFrame: # measure, before, after: text
-    "The main facts of a report, before and after."
-    before, after = report["before"], report["after"]
+def _size_entries(before: dict, after: dict) -> list[tuple]:
+    "Lines of a report about the networks: widths, arithmetic, times."
     entries = [("features read", before["features_read"], after["features_read"])]
     for i in range(max(len(before["hidden_widths"]), len(after["hidden_widths"]))):
         width = lambda facts, i=i: facts["hidden_widths"][i] if i < len(facts["hidden_widths"]) else "none"
@@ -448,10 +524,30 @@ def report_table(
         entries.append((name, f"{before[key]:,}", f"{after[key]:,}"))
     for name, key in (("microseconds for one row", "latency"), ("microseconds for a thousand", "latency_of_1000_rows")):
         if key in before: entries.append((name, f"{1e6*before[key]:,.0f}", f"{1e6*after[key]:,.0f}"))
-    drop, metric = report["drop"], report["metric"].replace("_", " ")
+    return entries
+
+# %% ../../nbs/5_compression/03_export.ipynb #d8c11a7d
+def _score_entries(report: dict, most: int = 10) -> list[tuple]:
+    "Lines of a report about the score: of both networks and a constant, of the `most` classes that lose most recall."
+    metric, before, after = report["metric"].replace("_", " "), report["before"], report["after"]
+    entries = []
     if "score" in before:
         entries.append((f"{metric} on the guard's rows", f"{before['score']:.4f}", f"{after['score']:.4f}"))
-    entries.append((f"change of {metric}, points", "", f"{0.0 - drop['points']:+.2f} ± {1.96*drop['error']:.2f}"))
+    if report.get("baseline") is not None:
+        entries.append((f"{metric} of the best constant", f"{report['baseline']:.4f}", ""))
+    falling = sorted(report.get("recalls", ()), key=lambda e: e["after"] - e["before"])[:most]
+    return entries + [(f"recall of {e['class']} ({e['rows']} rows)", f"{e['before']:.3f}", f"{e['after']:.3f}")
+                      for e in falling]
+
+# %% ../../nbs/5_compression/03_export.ipynb #fa879f47
+def report_table(
+    report: dict,  # Of `compression_report`
+) -> pd.DataFrame: # measure, before, after: text
+    "The main facts of a report, before and after."
+    drop, metric = report["drop"], report["metric"].replace("_", " ")
+    change = f"{0.0 - drop['points']:+.2f} ± {1.96*drop['error']:.2f}"
+    entries = [*_size_entries(report["before"], report["after"]), *_score_entries(report),
+               (f"change of {metric}, points", "", "none" if report["how"] == "as it was" else change)]
     return pd.DataFrame([(name, str(b), str(a)) for name, b, a in entries], columns=["measure", "before", "after"])
 
 # %% ../../nbs/5_compression/03_export.ipynb #e01d2c27
