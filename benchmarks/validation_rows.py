@@ -120,8 +120,9 @@ def main():
                 line = entry(name, network, model, parts, mode)
                 table = pd.concat([table, pd.DataFrame([line])], ignore_index=True)
                 table.to_csv(args.out, index=False)
-                print(f"{network} {name} {mode}: {line['before']/line['after']:.1f}x, {line['reference']}, test "
-                      f"{line['accuracy_before']:.3f} -> {line['accuracy_after']:.3f}, {line['seconds']:.0f} s", flush=True)
+                facts = [f"{line[f'accuracy_{when}']:.3f}" for when in ("before", "after")]
+                print(network, name, mode, f"{line['before']/line['after']:.1f}x", line["reference"], "test", *facts,
+                      f"{line['seconds']:.0f} s", flush=True)
     summary(table)
 
 
