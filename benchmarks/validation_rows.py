@@ -31,7 +31,7 @@ MOST_ROWS = 8000  # Of training, for time's sake
 
 def arrays(name, network):
     "Rows to train on, for validation, and to test on, as float32 arrays and class numbers; a split per kind."
-    data = prepare(name, NETWORKS.index(network))
+    data = prepare(name, seed=NETWORKS.index(network))
     names = "train", "validation", "test"
     parts = [(getattr(data, f"X_{p}").numpy(), getattr(data, f"y_{p}").numpy()) for p in names]
     (x, y), (xv, yv), test = parts
