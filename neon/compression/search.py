@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'shape', 'shapes', 'Trained', 'spread_error', 'Evaluator', 'smooth', 'SearchConfig', 'narrower',
-           'features_in_time', 'reading_less', 'Search', 'training_pace', 'scan', 'parents', 'spread', 'affordable',
-           'descend', 'train_longer', 'run_search', 'stages']
+           'features_in_time', 'reading_less', 'as_aims', 'Search', 'training_pace', 'scan', 'parents', 'spread',
+           'affordable', 'descend', 'train_longer', 'run_search', 'stages']
 
 # %% ../../nbs/5_compression/02_search.ipynb #9f00198d
 import math
@@ -84,11 +84,13 @@ class Evaluator:
         metric: str | Metric | Callable,   # See `neon.methods.guard.get_metric`; of a jackknife, the coarse values
         fit: tuple[Tensor, Tensor],        # (n, n_inputs) rows, and (n,) classes or (n, outputs) values
         compare: tuple[Tensor, Tensor],    # The same of the rows of comparison
+        weights: Sequence[Tensor | None] = (None, None), # (n,) what the rows of both count; None: all alike
     ):
         metric = get_metric(metric)
         self.metric, self.parts = replace(metric, values=metric.coarse or metric.values), (fit, compare)
         self.outputs = [predict(reference, x) for x, _ in self.parts]
-        self.scores = [influence(self.metric, y, o) for (_, y), o in zip(self.parts, self.outputs, strict=True)]
+        self.weights, answers = weights, zip(self.parts, self.outputs, weights, strict=True)
+        self.scores = [influence(self.metric, y, o, w) for (_, y), o, w in answers]
 
     def evaluate(
         self,
@@ -99,7 +101,8 @@ class Evaluator:
         without_comparison: bool = False, # See `Trained`
     ) -> Trained:
         "Score a network."
-        fitted, compared = (influence(self.metric, y, predict(network, x)) for x, y in self.parts)
+        fitted, compared = (influence(self.metric, y, predict(network, x), w)
+                            for (x, y), w in zip(self.parts, self.weights, strict=True))
         points = 100*float(self.scores[1].mean() - compared.mean())
         error = spread_error(self.metric, self.scores[0] - fitted, self.scores[1] - compared)
         lost = 100*(self.scores[0] - fitted)
@@ -214,7 +217,8 @@ class _Pool:
         self, rows: Rows, reference: DenseNetwork, guards: Sequence[Guard], cost: Callable[[Architecture], float],
     ):
         self.cost, self.guards = cost, sorted(guards, key=lambda g: g.budget)
-        self.evaluator = Evaluator(reference, self.guards[0].metric, rows.fit, rows.compare)
+        self.evaluator = Evaluator(reference, self.guards[0].metric, rows.fit, rows.compare,
+                                   [rows.weight(part) for part in ("fit", "compare")])
         self.pool: list[Trained] = []
 
     def put(self, found: Sequence[Trained]) -> None: # Those without a finite score stay out
@@ -231,8 +235,13 @@ class _Pool:
         return min((c for c in self.pool if guard.holds(c.drop)), key=self.size, default=None)
 
 # %% ../../nbs/5_compression/02_search.ipynb #b22ef4fd
-def _as_probabilities(output: Tensor) -> Tensor:
-    "Softmax of logits; what sums to one already stays."
+def as_aims(
+    output: Tensor, # (n, outputs) of a reference
+    loss: str,      # See `neon.foundations.training.AnnealConfig`
+) -> Tensor:        # (n, outputs): probabilities, or values
+    "What a network learns from a reference: values as they are, else probabilities."
+    if loss == "squared": return output
+    if loss == "binary_cross_entropy": return output.sigmoid()
     total = output.sum(1)
     already = bool((output >= 0).all()) and torch.allclose(total, torch.ones(len(output)).to(output), atol=1e-3)
     return output if already else output.softmax(1)
@@ -256,11 +265,16 @@ class Search(_Pool):
         (self.x, self.y), self.config, self.seed, self.trained = rows.fit, config, seed, 0
         self.loss, outputs = task_of(self.y).loss, self.evaluator.outputs[0]
         if len(outputs) < len(self.x): outputs = predict(reference, self.x)
-        self.teacher = outputs if self.loss == "squared" else _as_probabilities(outputs)
+        self.teacher = as_aims(outputs, self.loss)
         self.architecture, self.n_outputs = reference.architecture, self.teacher.shape[1]
+        self.output = reference.architecture.layers[-1].activation if self._bounded(reference) else "identity"
         few = torch.linspace(0, len(self.x) - 1, min(len(self.x), 1500)).long()
         self.sample = self.x[few.to(self.x.device)]
         self.pace = training_pace(self) if self.clock.limited else 0.0
+
+    def _bounded(self, reference: DenseNetwork) -> bool:
+        "Does an activation bound the values?"
+        return self.loss == "squared" and bool(reference.architecture.layers)
 
     def training(
         self,
@@ -375,7 +389,8 @@ def scan(
 
 def _start(search: Search, a: Architecture, start: int) -> DenseNetwork:
     rng = torch_generator(search.seed, "start", str(a), a.layers[0].activation, start)
-    return build_network(a, rng).to(search.x.device)
+    ends = replace(a, layers=(*a.layers[:-1], replace(a.layers[-1], activation=search.output)))
+    return build_network(ends, rng).to(search.x.device)
 
 # %% ../../nbs/5_compression/02_search.ipynb #3a06fcc3
 def parents(

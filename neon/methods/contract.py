@@ -54,7 +54,7 @@ class Rows:
     ) -> Tensor | None: # (n,); None: all count alike
         "What each row of a part counts."
         if self.weights is None: return None
-        return torch.cat([self.weight("compare"), self.weight("guard")]) if part == "held" else self.weights[part]
+        return torch.cat([self.weight("compare"), self.weight("guard")]) if part == "held" else self.weights.get(part)
 
     # The names of `PreparedData`, so that what was written for it takes rows as well
     X_train = property(lambda self: self.fit.x)
