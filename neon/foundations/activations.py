@@ -6,9 +6,10 @@
 __all__ = ['OUTPUT_ACTIVATIONS', 'GRID', 'split_activation', 'make_activation', 'check_activation', 'gives_zero',
            'activation_text', 'scattered', 'table_of', 'recognise', 'register_activation']
 
-# %% ../../nbs/1_foundations/01a_activations.ipynb #d21a1f36
+# %% ../../nbs/1_foundations/01a_activations.ipynb #4d8be9ec
 import inspect
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -125,20 +126,20 @@ def table_of(
     same = torch.isclose(y, table[index], rtol=1e-9, atol=1e-12, equal_nan=True).all()
     return table.cpu() if same else None
 
-# %% ../../nbs/1_foundations/01a_activations.ipynb #e1857b62
-_ARGUMENTS = {"leaky_relu": 1, "elu": 1, "celu": 1, "softplus": 1, "hardtanh": 2, "softshrink": 1, "hardshrink": 1,
-              "threshold": 2} # How many arguments are tried
+# %% ../../nbs/1_foundations/01a_activations.ipynb #015326ea
+_ARGUMENTS = {"leaky_relu": 1, "elu": 1, "celu": 1, "softplus": 2, "hardtanh": 2, "softshrink": 1, "hardshrink": 1,
+              "threshold": 2} # How many arguments are tried, at most
 
 
 def _candidates(hints: Sequence[float]) -> list[str]:
     "Texts of the activations that may be meant; plain names first."
     plain = [name for name in _FACTORIES if name not in (*OUTPUT_ACTIVATIONS, "threshold")]
-    numbers = list(dict.fromkeys(float(h) for h in hints))[:6]
-    tuned = [f"{name}({', '.join(map(repr, chosen))})" for name, n in _ARGUMENTS.items()
-             for chosen in itertools.permutations(numbers, n)]
+    numbers = list(dict.fromkeys(float(h) for h in hints if math.isfinite(h)))
+    tuned = [f"{name}({', '.join(map(repr, chosen))})" for name, most in _ARGUMENTS.items()
+             for n in range(1, most + 1) for chosen in itertools.permutations(numbers, n)]
     return [*plain, "gelu(tanh)", *tuned]
 
-# %% ../../nbs/1_foundations/01a_activations.ipynb #42102595
+# %% ../../nbs/1_foundations/01a_activations.ipynb #57508b11
 def _alike(known: Tensor, table: Tensor) -> bool:
     "Is the known function that of the table, wherever the table's has not overflowed?"
     far = ~table.isfinite() & (GRID.abs() > 100)
@@ -150,7 +151,8 @@ def recognise(
     hints: Sequence[float] = (),  # Numbers that may be arguments
 ) -> str | None:                  # E.g. "silu"; None: no known activation
     "The known activation that has this table."
-    for text in _candidates(hints):
+    slope = -float(table[GRID == -1])  # of a leaky rectifier
+    for text in _candidates([*hints[:6], slope]):
         try: known = table_of(make_activation(text), len(GRID))
         except (NeonError, RuntimeError): continue
         if known is not None and _alike(known, table): return text

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Layer', 'Architecture', 'DenseLayer', 'DenseNetwork', 'initialise_linear', 'build_network', 'random_architecture',
-           'unwrap_module', 'check_module', 'parse_network', 'save_network', 'load_network']
+           'network_of', 'unwrap_module', 'check_module', 'parse_network', 'save_network', 'load_network']
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #5fd94cc7
 import copy
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from .activations import OUTPUT_ACTIVATIONS, activation_text, check_activation, make_activation
 from .tracing import TracedLayer, evaluating, layers_of, parts_of, record
@@ -343,8 +344,10 @@ def _from_modules(module: nn.Module) -> DenseNetwork:
     for layer, theirs in zip(network.layers, parsed, strict=True): _copy_layer(layer, theirs)
     return network.eval()
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #adc389d7
-def _network_of(layers: Sequence[TracedLayer]) -> DenseNetwork:
+# %% ../../nbs/1_foundations/02_networks.ipynb #f1a2074a
+def network_of(
+    layers: Sequence[TracedLayer], # Of `layers_of`
+) -> DenseNetwork:
     "A network of layers that were read off a forward pass."
     facts = tuple(Layer(len(layer.weight), layer.activation or "identity") for layer in layers)
     network = DenseNetwork(Architecture(layers[0].weight.shape[1], facts))
@@ -354,23 +357,27 @@ def _network_of(layers: Sequence[TracedLayer]) -> DenseNetwork:
             layer.linear.bias.copy_(theirs.bias)
     return network.eval()
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #f26b9989
+# %% ../../nbs/1_foundations/02_networks.ipynb #70b0667d
+def _like(module: nn.Module) -> Tensor:
+    "A tensor of the module's type, on its device."
+    return next((p for p in module.parameters() if p.dtype.is_floating_point), torch.zeros(()))
+
+
 def _example(module: nn.Module, rows: Tensor | None) -> Tensor:
     "Rows to try a module on: some of those that are given, or random ones as wide as its first linear layer."
-    weight = next((p for p in module.parameters() if p.dtype.is_floating_point), torch.zeros(()))
+    weight = _like(module)
     if rows is not None:
         x = torch.as_tensor(rows)[::-(-len(rows)//256)]
-        return x.to(weight.device, weight.dtype) if x.dtype.is_floating_point else x.to(weight.device)
+        return x.to(weight)
     first = next((m for m in module.modules() if isinstance(m, nn.Linear)), None)
     matrix = next((p for p in module.parameters() if p.dim() == 2), None)
     require(first is not None or matrix is not None, "the network has no linear layer")
     width = matrix.shape[1] if first is None else first.in_features
     return torch.randn(64, width, generator=torch_generator(0, "example")).to(weight)
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #808adbfb
+# %% ../../nbs/1_foundations/02_networks.ipynb #fe15408a
 def _batches(x: Tensor) -> list[Tensor]:
     "The rows, and three random ones of their mean and spread."
-    if not x.dtype.is_floating_point: return [x, x[:3]]
     noise = torch.randn(3, *x.shape[1:], generator=torch_generator(0, "check")).to(x)
     return [x, noise*(x.std(0, correction=0) if len(x) > 1 else 1) + x.mean(0)]
 
@@ -380,7 +387,7 @@ def _difference(network: DenseNetwork, module: nn.Module, x: Tensor) -> float:
     ours, theirs = network(x.flatten(1).float().cpu()), module(x).float().cpu()
     theirs = theirs.view(len(x), -1) if theirs.dim() == 1 else theirs
     if theirs.shape != ours.shape: return float("inf")
-    eps = torch.finfo(next(module.parameters()).dtype).eps
+    eps = torch.finfo(_like(module).dtype).eps
     fine = theirs.isfinite()
     if not bool((fine == ours.isfinite()).all()): return float("inf")
     ours, theirs = ours[fine], theirs[fine]
@@ -388,17 +395,22 @@ def _difference(network: DenseNetwork, module: nn.Module, x: Tensor) -> float:
     limit = max(1e-4, 20*eps)*float(theirs.std(correction=0)) + 100*max(eps, 1.2e-7)*float(theirs.abs().max()) + 1e-9
     return float((ours - theirs).abs().max())/limit
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #1ed8256a
+# %% ../../nbs/1_foundations/02_networks.ipynb #fa423547
 def _checked(network: DenseNetwork, module: nn.Module, x: Tensor) -> DenseNetwork:
     "The network, if it computes what the module does."
-    n, name = network.architecture.n_inputs, type(module).__name__
+    n = network.architecture.n_inputs
     require(x.flatten(1).shape[1] == n, f"the network takes rows of {n} features, got an array of shape {tuple(x.shape)}")
     for batch in _batches(x):
-        again = torch.equal(torch.nan_to_num(module(batch)), torch.nan_to_num(module(batch)))
-        require(again, f"{name} gives other outputs when it is called again, in evaluation mode as well")
-        require(_difference(network, module, batch) <= 1,
-                f"{name} computes something else than its layers say; it can only be a teacher")
+        require(_difference(network, module, batch) <= 1, f"{type(module).__name__} computes something else than its "
+                "layers say; it can only be a teacher")
     return network
+
+
+def _check_repeats(module: nn.Module, x: Tensor) -> None:
+    "Refuse a module that is random, or remembers."
+    y, again = module(x), module(x)
+    same = not isinstance(y, Tensor) or torch.equal(torch.nan_to_num(y), torch.nan_to_num(again))
+    require(same, f"{type(module).__name__} gives other outputs when it is called again, in evaluation mode as well")
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #205e873a
 def unwrap_module(
@@ -413,7 +425,7 @@ def unwrap_module(
             return module
         module = inner
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #d6b6993e
+# %% ../../nbs/1_foundations/02_networks.ipynb #99dbd572
 def check_module(
     module, # What somebody gives as a network
 ) -> None:
@@ -423,12 +435,14 @@ def check_module(
                         "module.load_state_dict(...), and give the module; or save the state_dict and use "
                         "`neon compress file.pt`")
     require(isinstance(module, nn.Module), f"expected a torch module, got {type(module).__name__}")
+    lazy = any(isinstance(p, UninitializedTensorMixin) for p in (*module.parameters(), *module.buffers()))
+    require(not lazy, f"{type(module).__name__} has lazy layers that have seen no row yet; call it once on some rows")
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #0d5defcd
+# %% ../../nbs/1_foundations/02_networks.ipynb #dcd47c06
 def _traced(module: nn.Module, x: Tensor) -> DenseNetwork:
     "The second path: from what the module does."
     trace = record(module, x)
-    return _network_of(layers_of(trace, parts_of(trace)))
+    return network_of(layers_of(trace, parts_of(trace)))
 
 
 def parse_network(
@@ -443,11 +457,14 @@ def parse_network(
         x = _example(module, rows)
         try: return _checked(_from_modules(module), module, x)
         except Exception as error: first = error
-        try: return _checked(_traced(module, x), module, x)
+        try:
+            _check_repeats(module, x)
+            return _checked(_traced(module, x), module, x)
         except NeonError: raise
         except Exception as error:
             if isinstance(first, NeonError): raise first from None
-            raise NeonError(f"{type(module).__name__} cannot be run on rows of shape {tuple(x.shape)}: {error}") from error
+            raise NeonError(f"{type(module).__name__} cannot be run on rows of shape {tuple(x.shape)}: {error}"
+                            + ("; give rows as it takes them" if rows is None else "")) from error
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #78a86a4e
 def _stem(path: str | Path) -> Path:
