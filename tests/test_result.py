@@ -22,7 +22,7 @@ from neon.compression.export import (
     report_table,
     rows_needed,
     save_compressed,
-    smallest_within,
+    smallest_at,
     to_torch,
 )
 from neon.compression.figures import Front
@@ -150,7 +150,7 @@ def test_what_would_help_is_what_the_guard_would_say():
     assert n > tested.drop.rows and Guard(1.0).holds(Drop(tested.drop.points, error, n))
     for budget, candidate in next_budgets(result).items():
         drop = next(t.drop for t in result.tested if t.candidate is candidate)
-        assert Guard(budget).holds(drop) and smallest_within(result, budget).candidate is candidate
+        assert Guard(budget).holds(drop) and smallest_at(result, budget).candidate is candidate
     assert next_budgets(nothing(tested=[])) == {} and more_rows(nothing(tested=[])) is None
     shared = replace(Guard(1.0), sequences=2)
     assert rows_needed(shared, tested.drop) > rows_needed(Guard(1.0), tested.drop)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['estimated_latency', 'latency', 'is_sklearn_network', 'from_sklearn', 'to_sklearn', 'last_step', 'with_last_step',
            'estimator_inputs', 'class_indices', 'with_scaling', 'with_values', 'to_torch', 'to_onnx', 'discordance',
-           'rows_needed', 'closest_refused', 'smallest_within', 'compression_report', 'report_table', 'save_compressed']
+           'rows_needed', 'closest_refused', 'smallest_at', 'compression_report', 'report_table', 'save_compressed']
 
 # %% ../../nbs/5_compression/03_export.ipynb #c55a670a
 import copy
@@ -455,7 +455,7 @@ def closest_refused(
     return min(refused, key=lambda t: max(t.drop.points, each.bound(t.drop)), default=None)
 
 # %% ../../nbs/5_compression/03_export.ipynb #77e6aec1
-def smallest_within(
+def smallest_at(
     result,        # What `compress` returns for one budget
     budget: float, # Another one, in points
 ) -> Tested | None: # None: none of those that were tested
