@@ -525,7 +525,8 @@ def test_what_holds_no_network_is_a_teacher(data):
     X, y = data[0], (data[1] > 0).astype(int)
     forest = RandomForestClassifier(3, random_state=0)
     for model in (forest, CalibratedClassifierCV(mlp(), cv=2), VotingClassifier([("a", mlp())]),
-                  OneVsRestClassifier(mlp()), FixedThresholdClassifier(forest), TransformedTargetRegressor(RandomForestRegressor(3))):
+                  OneVsRestClassifier(mlp()), FixedThresholdClassifier(forest),
+                  TransformedTargetRegressor(RandomForestRegressor(3))):
         opened = unwrap_estimator(model.fit(X, y))
         assert opened.inner is model and opened.rebuild(3) == 3
     search = GridSearchCV(forest, {"max_depth": [2]}, cv=2).fit(X, y)
