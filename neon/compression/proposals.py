@@ -101,6 +101,7 @@ def make_plans(
 ) -> list[PlanResult]:             # One per budget; none without a planner, or in a regression
     "What the planner would do for each budget."
     if rows.fit.y.dtype.is_floating_point or (planner is None and config.agent is None): return []
+    if not network.architecture.layers: return []
     if clock.left() < plan_seconds(network.architecture, len(config.budgets))/4: return []
     agent = planner or load_planner(config.agent)
     agent = agent if search.select_inputs else agent.under(inputs=False)
@@ -134,7 +135,7 @@ def gather_candidates(
     settings = config.options.get("search") or SearchConfig(effort=config.effort)
     clock = config.clock.part(0.82)  # the rest is for the guard
     search = Search(rows, network, guards, settings, config.seed, clock, cost=COSTS[config.objective])
-    cuts = plain_cuts(network, rows.fit.x, clock=clock.part(0.1))
+    cuts = plain_cuts(network, rows.fit.x, clock=clock.part(0.1)) if network.architecture.layers else []
     search.add(cuts, "cut", None, from_original=True, without_comparison=True)
     search.add([c for c in cuts if 5*c.architecture.n_params <= settings.most_trained], "cut and distilled",
                search.training(0.5, 0.003), settings.teacher_weight, from_original=True, without_comparison=True,
@@ -204,7 +205,7 @@ def to_be_tested(
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #bdc5c513
 @method("compress", label="compress", family="ours", source="Plan, search and guard", stochastic=True, splits=True,
-        plans=True, values=True, guard={"patience": 5, "sequences": 2})
+        plans=True, values=True, teachers=True, guard={"patience": 5, "sequences": 2})
 def plan_and_search(
     network: DenseNetwork, # As it was; not changed
     rows: Rows,            # Rows of comparison others than the guard's
@@ -212,7 +213,8 @@ def plan_and_search(
     config: MethodConfig,  # All budgets, and what the search may use
 ) -> Iterator[Candidate]:
     "The front of the pool, to be shown, and the two sequences, to be tested, for every budget."
-    network, guards = fold_norms(network), [guard.replace(budget=budget) for budget in config.budgets]
+    network = fold_norms(network) if network.architecture.layers else network
+    guards = [guard.replace(budget=budget) for budget in config.budgets]
     search, plans = gather_candidates(network, rows, guards, config)
     for k, g in enumerate(guards):
         reasons = plans[k].reasons if plans else ()

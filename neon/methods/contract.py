@@ -227,9 +227,10 @@ def with_output(
 # %% ../../nbs/2_methods/01_contract.ipynb #176a6755
 def restore_output(
     network: DenseNetwork,  # With logits, say
-    original: DenseNetwork, # Whose last activation is wanted
+    original: DenseNetwork, # Whose last activation is wanted; of a reference without layers, none
 ) -> DenseNetwork:
     "Give a network of logits the last activation of the original."
+    if not original.architecture.layers: return network
     name = original.architecture.layers[-1].activation
     return network if network.architecture.layers[-1].activation == name else with_output(network, name)
 
@@ -470,6 +471,7 @@ class Method:
     splits: bool = False     # Are its rows of comparison others than the guard's?
     plans: bool = False      # Does it use a planner?
     values: bool = False     # Does it work for values as well, or for classes only?
+    teachers: bool = False   # Does it work with a reference that is only asked for outputs, and has no layers?
     guard: dict = field(default_factory=dict, hash=False) # Settings of the guard for it, e.g. {"patience": 5}
 
     def rows(
@@ -490,6 +492,10 @@ class Method:
         "What it proposes, as it is handed out."
         require(self.values or task_of(rows.fit.y).kind == "classes",
                 f"the method {self.name!r} works for classes only, not for values")
+        able = ", ".join(repr(name) for name, known in METHODS.items() if known.teachers)
+        require(self.teachers or bool(network.architecture.layers), f"the method {self.name!r} needs the weights of a "
+                f"dense network, and {network.architecture} is only asked for its outputs; these methods do with that: "
+                + able)
         config = config.started()
         done: dict[int, tuple[DenseNetwork, DenseNetwork]] = {}  # the networks too, so that no number is given twice
         for c in self.propose(network, rows, guard, config):
@@ -533,7 +539,7 @@ def get_method(
 ) -> Method:
     "The method of this name."
     if isinstance(name, Method): return name
-    if callable(name): return Method(*2*(getattr(name, "__name__", "method"),), name, values=True)
+    if callable(name): return Method(*2*(getattr(name, "__name__", "method"),), name, values=True, teachers=True)
     known = ALIASES.get(name, name)
     if known in METHODS: return METHODS[known]
     near = difflib.get_close_matches(str(name), METHODS, 1)

@@ -51,7 +51,7 @@ def constant_network(
     return constant.to(rows.fit.x.device)
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #4b448ffa
-@method("majority", label="constant", family="floors", source="-")
+@method("majority", label="constant", family="floors", source="-", teachers=True)
 def majority_class(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -77,7 +77,7 @@ def logistic_network(
     return linear_network.to(rows.fit.x.device)
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #40492f4c
-@method("logistic", label="linear", family="floors", source="Cox 1958")
+@method("logistic", label="linear", family="floors", source="Cox 1958", teachers=True)
 def logistic_regression(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
@@ -408,7 +408,8 @@ def from_scratch(
     return fresh_candidates(steps, rows, config)
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #db920945
-@method("scratch1", label="scratch, one layer", family="new networks", source="Liu et al. 2019", stochastic=True)
+@method("scratch1", label="scratch, one layer", family="new networks", source="Liu et al. 2019", stochastic=True,
+        teachers=True)
 def one_hidden_layer(
     network: DenseNetwork, rows: Rows, guard: Guard, config: MethodConfig, # See `neon.methods.contract.Propose`
 ) -> Iterator[Candidate]:
