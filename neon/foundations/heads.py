@@ -42,7 +42,7 @@ def _head(trace: Trace) -> tuple[int, DenseNetwork] | None:
         return (part.first, network_of(layers)) if len(layers) > 1 else None
     return None
 
-# %% ../../nbs/1_foundations/02a_heads.ipynb #ac6c6e1d
+# %% ../../nbs/1_foundations/02a_heads.ipynb #4a3f8a1d
 class _Reached(Exception):
     "Ends a forward pass; carries the value."
 
@@ -68,7 +68,7 @@ def value_of(
     "A value inside a forward pass."
     if number == 0: return x.flatten(1)
     try:
-        with _Until(x, number): module(x)
+        with _Until(x.clone(), number) as recorder: module(recorder.tensors[0])
     except _Reached as found: return found.args[0].flatten(1)
     raise NeonError(f"the forward pass of {type(module).__name__} takes another course on these rows than when it was traced")
 
