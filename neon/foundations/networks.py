@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
 from .activations import OUTPUT_ACTIVATIONS, activation_text, check_activation, make_activation
-from .tracing import TracedLayer, evaluating, layers_of, parts_of, record
+from .tracing import TracedLayer, evaluating, layers_of, pieces_of, trace_module
 from .core import Config, NeonError, atomic_write, read_json, require, torch_generator, write_json
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #1e3ae8f5
@@ -391,11 +391,12 @@ def _difference(ours: Tensor, theirs: Tensor, eps: float) -> float:
     limit = max(1e-4, 20*eps)*float(theirs.std(correction=0)) + 100*max(eps, 1.2e-7)*float(theirs.abs().max()) + 1e-9
     return float((ours - theirs).abs().max())/limit
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #eddbb152
+# %% ../../nbs/1_foundations/02_networks.ipynb #e9291e65
 def _checked(network: DenseNetwork, module: nn.Module, x: Tensor, eps: float) -> DenseNetwork:
     "The network, if it computes what the module does, in a precision of eps."
     n, name = network.architecture.n_inputs, type(module).__name__
-    require(x.flatten(1).shape[1] == n, f"the network takes rows of {n} features, got an array of shape {tuple(x.shape)}")
+    fits, shape = x.flatten(1).shape[1] == n, tuple(x.shape)
+    require(fits, f"the network takes rows of {n} features, got an array of shape {shape}")
     for batch in _batches(x):
         ours, theirs = network(batch.flatten(1).float().cpu()), module(batch.clone()).float().cpu()
         require(bool(theirs.isfinite().any()), f"{name} gives no finite output; some of its weights may not be finite")
@@ -436,7 +437,7 @@ def check_module(
     lazy = any(isinstance(p, UninitializedTensorMixin) for p in (*module.parameters(), *module.buffers()))
     require(not lazy, f"{type(module).__name__} has lazy layers that have seen no row yet; call it once on some rows")
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #68ed3dcd
+# %% ../../nbs/1_foundations/02_networks.ipynb #821a74fe
 def _from_modules(module: nn.Module, x: Tensor) -> DenseNetwork:
     "The first path: from module to module."
     return _checked(_copied(module), module, x, torch.finfo(_like(module).dtype).eps)
@@ -445,10 +446,10 @@ def _from_modules(module: nn.Module, x: Tensor) -> DenseNetwork:
 def _from_trace(module: nn.Module, x: Tensor) -> DenseNetwork:
     "The second path: from what the module does."
     _check_repeats(module, x)
-    trace = record(module, x)
-    return _checked(network_of(layers_of(trace, parts_of(trace))), module, x, trace.eps)
+    trace = trace_module(module, x)
+    return _checked(network_of(layers_of(trace, pieces_of(trace))), module, x, trace.eps)
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #78efd9dd
+# %% ../../nbs/1_foundations/02_networks.ipynb #993b3a41
 def parse_network(
     module: nn.Module,           # Any module whose forward pass, in evaluation mode, is a chain of dense layers
     rows: Tensor | None = None,  # (n, ...) some rows as it takes them; None: random ones, as wide as its first layer
@@ -465,8 +466,8 @@ def parse_network(
         except NeonError: raise
         except Exception as error:
             if isinstance(first, NeonError): raise first from None
-            more = "; give rows as it takes them" if rows is None else ""
-            raise NeonError(f"{type(module).__name__} cannot be run on rows of shape {tuple(x.shape)}: {error}{more}") from error
+            name, more = type(module).__name__, "; give rows as it takes them" if rows is None else ""
+            raise NeonError(f"{name} cannot be run on rows of shape {tuple(x.shape)}: {error}{more}") from error
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #78a86a4e
 def _stem(path: str | Path) -> Path:
