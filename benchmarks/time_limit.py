@@ -16,14 +16,14 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import pandas as pd
+import torch
 
-from neon.compress import compress  # noqa: E402
-from neon.foundations.core import generator, torch_generator, write_csv  # noqa: E402
-from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network  # noqa: E402
-from neon.foundations.training import AnnealConfig, anneal  # noqa: E402
+from neon.compress import compress
+from neon.foundations.core import generator, torch_generator, write_csv
+from neon.foundations.networks import Architecture, DenseNetwork, Layer, build_network
+from neon.foundations.training import AnnealConfig, anneal
 
 Data = tuple[np.ndarray, np.ndarray]
 

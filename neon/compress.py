@@ -27,7 +27,7 @@ from .foundations.core import Clock, Config, as_clock, require, resolve_device, 
 from .foundations.networks import DenseNetwork, parse_network
 from .foundations.surgery import fold_norms
 from .methods.contract import METHODS, Candidate, Method, MethodConfig, Rows, Task, Tested, Verdict, compress_with
-from .methods.contract import front as size_front, get_method, hold_out
+from .methods.contract import front as size_front, get_method, hold_out, thinned
 from .methods.guard import Drop, Guard, Metric
 
 # %% ../nbs/7_doors/00_compress.ipynb #e3afdc92
@@ -258,8 +258,12 @@ def _space(x: Tensor, y: Tensor) -> _Space:
     return _Space(x.mean(0), deviation(x), y.mean(0), deviation(y))
 
 # %% ../nbs/7_doors/00_compress.ipynb #f74826de
-def _divided(given: _Given, X, y, validation: tuple | None, device, seed: int) -> tuple[Rows, _Space]:
+def _divided(
+    given: _Given, X, y, validation: tuple | None, device, seed: int, clock: Clock,
+) -> tuple[Rows, _Space]:
     "Rows for the three purposes, on the device and in the space of the rows to fit."
+    X, y = thinned(X, y, clock if validation is None else clock.part(0.7), seed)
+    validation = validation and thinned(*validation, clock.part(0.3), seed)
     x, target = given.features(X), given.targets(y)
     held = None if validation is None else (given.features(validation[0]), given.targets(validation[1]))
     require(len(x) == len(target), f"X has {len(x)} rows, y has {len(target)}")
@@ -308,11 +312,13 @@ def compress(
     progress: bool = False,          # Show a progress bar?
 ) -> Compressed | list[Compressed]:  # With `front`, one result per budget, the smallest budget first
     "The smallest network found whose score stays within the budget."
+    clock = as_clock(time_limit)
     given, device = _understand(network, y, classes), resolve_device(device)
     budgets = tuple(sorted({*FRONT, float(budget)})) if front else (float(budget),)
     config = CompressConfig(budgets, metric or given.task.metric, confidence, objective=objective, method=method,
-                            agent=agent, search=search or SearchConfig(), time_limit=time_limit, seed=random_state)
-    rows, space = _divided(given, X, y, validation, device, random_state)
+                            agent=agent, search=search or SearchConfig(), seed=random_state,
+                            time_limit=clock if clock.limited else None)
+    rows, space = _divided(given, X, y, validation, device, random_state, clock)
     found = compress_rows(space.into(given.network), rows, config, progress=progress)
     results = [_turned_back(result, given, space) for result in found]
     return results if front else results[0]

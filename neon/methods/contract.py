@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Propose', 'METHODS', 'ALIASES', 'Part', 'Rows', 'hold_out', 'undivided', 'divided', 'Task', 'task_of', 'Candidate',
            'front', 'with_output', 'restore_output', 'finished', 'Tested', 'Verdict', 'judge', 'row_seconds',
-           'rows_in_time', 'Stage', 'MethodConfig', 'Method', 'register', 'method', 'get_method', 'compress_with']
+           'test_seconds', 'rows_to_read', 'thinned', 'rows_in_time', 'Stage', 'MethodConfig', 'Method', 'register',
+           'method', 'get_method', 'compress_with']
 
 # %% ../../nbs/2_methods/01_contract.ipynb #bed97a63
 import difflib
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.utils import _safe_indexing
 from torch import Tensor
 
 from ..foundations.core import Clock, Config, NeonError, TrainingConfig, as_clock, generator, repeat_in_workers
@@ -59,7 +61,7 @@ def _deal(y: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Tensor
     rng, n = generator(seed, "compress", name), len(y)
     if y.dtype.is_floating_point: part = np.sort(rng.permutation(n)[:round(share*n)])
     else: part = stratified_part(y.cpu().numpy(), share, rng)
-    rest = np.setdiff1d(np.arange(n), part)
+    rest = np.flatnonzero(np.bincount(part, minlength=n) == 0)
     require(min(len(part), len(rest)) >= 2, f"{n} rows are too few to compress on; give at least 20")
     return torch.from_numpy(part), torch.from_numpy(rest)
 
@@ -313,7 +315,40 @@ def row_seconds(
         work()
         return (clock.now() - start)/n
     small = took(lambda: influence(metric, tiny_rows.y, predict(tiny, tiny_rows.x)), len(tiny_rows.y))
-    return took(lambda: predict(network, few), len(few)) + small, small
+    return max(1e-9, took(lambda: predict(network, few), len(few)) + small), max(1e-9, small)
+
+
+def test_seconds(
+    network: DenseNetwork,           # As it was
+    rows: Rows,                      # Those held out are tested on
+    metric: str | Metric | Callable, # See `get_metric`
+    clock: Clock,                    # For its `now`
+) -> float:
+    "How long a guard's tests take: of a few cuts, nearly as large as the original, and two dozen small candidates."
+    large, small = row_seconds(network, rows.guard, metric, clock)
+    return (6*large + 24*small)*(len(rows.compare.y) + len(rows.guard.y))
+
+# %% ../../nbs/2_methods/01_contract.ipynb #b63a9312
+def rows_to_read(
+    columns: int, # Of inputs and outputs together
+    clock: Clock, # A fifth of what is left may go into reading
+) -> float:       # Infinite without a limit
+    "How many rows can be read in time."
+    return 3e6*clock.left()/columns
+
+
+def thinned(
+    X, y,         # (n, features) rows and their n targets: arrays, tensors, tables or lists
+    clock: Clock, # Without a limit all rows stay
+    seed: int = 0, # Of the draw
+) -> tuple:       # In the order they came
+    "As many rows as can be read in time, drawn at random."
+    n = len(y)
+    if not clock.limited or getattr(X, "ndim", 2) < 2 or n < 1000: return X, y
+    most = max(1000, rows_to_read(X.shape[1] + 1 if hasattr(X, "shape") else len(X[0]) + 1, clock))
+    if n <= most or len(y) != (X.shape[0] if hasattr(X, "shape") else len(X)): return X, y
+    rows = np.sort(generator(seed, "time limit", "read").permutation(n)[:int(most)])
+    return tuple(v[torch.from_numpy(rows)] if isinstance(v, Tensor) else _safe_indexing(v, rows) for v in (X, y))
 
 # %% ../../nbs/2_methods/01_contract.ipynb #627d3ce4
 def rows_in_time(
@@ -325,11 +360,11 @@ def rows_in_time(
 ) -> Rows:                           # At least 100 rows of each kind, where there are so many
     "As many rows as there is time for, of each kind."
     if not clock.limited: return rows
-    large, small = (max(s, 1e-9) for s in row_seconds(network, rows.guard, metric, clock))
-    left, columns = clock.left(), network.architecture.n_inputs + network.architecture.n_outputs
-    most = {"fit": min(0.06*left/large, 1e7*left/columns),      # the reference teaches; and memory has a speed
+    large, small = row_seconds(network, rows.guard, metric, clock)
+    left, a = clock.left(), network.architecture
+    most = {"fit": min(0.06*left/large, rows_to_read(a.n_inputs + a.n_outputs, clock)), # the reference teaches
             "compare": 0.08*left/(4*large + 200*small),         # a few cuts, two hundred small candidates
-            "guard": 0.12*left/(6*large + 24*small)}            # a few cuts, two dozen small ones
+            "guard": 0.12*left/(6*large + 24*small)}            # see `test_seconds`
     return replace(rows, **{k: _some(getattr(rows, k), max(100, n), seed, k) for k, n in most.items()})
 
 # %% ../../nbs/2_methods/01_contract.ipynb #5c3c4088
@@ -499,6 +534,6 @@ def compress_with(
     config = config.started()
     rows = rows_in_time(network, rows, guard.metric, config.clock, config.seed)
     found = chosen.candidates(network, rows, guards[0], config)
-    verdicts = judge(found, network, rows, guards, size, clock=config.clock)
+    verdicts = judge(found, network, rows, guards, size, clock=config.clock.grace())
     config.callback(Stage("guard", size(verdicts[0].chosen.candidate), config.clock.left()))
     return verdicts
