@@ -286,6 +286,7 @@ def _turned_back(result: Compressed, given: _Given, space: _Space) -> Compressed
 FRONT = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0) # Budgets of a front, in points
 
 
+@undisturbed()
 def compress(
     network,                         # Torch module (a chain of dense layers), fitted MLPClassifier or MLPRegressor of
                                      # scikit-learn, or a pipeline that ends in one; not changed

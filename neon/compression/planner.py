@@ -616,7 +616,8 @@ def plan(
 # %% ../../nbs/5_compression/01_planner.ipynb #43ae374c
 def _plans(network: DenseNetwork, rows: Rows, config: MethodConfig) -> list[PlanResult]:
     "A frozen agent's plans, one per budget."
-    return plan_budgets(load_planner(config.agent), network, rows, config.budgets, config.seed)
+    require(config.agent is not None, "this method plans, so it needs an agent; leave agent= at 'generic', or name one")
+    return plan_budgets(load_planner(config.agent), network, rows, config.budgets, config.seed, clock=config.clock)
 
 
 def _shown(plans: Sequence[PlanResult]) -> Iterator[Candidate]:

@@ -23,7 +23,7 @@ from .search import Search, SearchConfig, Trained, run_search, stages
 from ..foundations.core import Clock, require
 from ..foundations.networks import Architecture, DenseNetwork
 from ..foundations.surgery import cut_widths, fold_norms, trim_widths
-from ..methods.contract import Candidate, MethodConfig, Rows, front, method, test_seconds
+from ..methods.contract import Candidate, MethodConfig, Rows, Stage, front, method, test_seconds
 from ..methods.guard import Drop, Guard
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #24b69e0f
@@ -145,17 +145,18 @@ def gather_candidates(
     require(config.objective in COSTS, f"objective must be one of {sorted(COSTS)}, got {config.objective!r}")
     settings = config.options.get("search") or SearchConfig(effort=config.effort)
     clock = before_the_tests(network, rows, guards[0], config.clock)
+    say = lambda stage: config.callback(Stage(stage, stage.size, config.clock.left()))
     search = Search(rows, network, guards, settings, config.seed, clock, cost=COSTS[config.objective])
     cuts = plain_cuts(network, rows.fit.x, clock=clock.part(0.1))
     search.add(cuts, "cut", None, from_original=True, without_comparison=True)
     search.add([c for c in cuts if 5*c.architecture.n_params <= settings.most_trained], "cut and distilled",
                search.training(0.5, 0.003), settings.teacher_weight, from_original=True, without_comparison=True,
                clock=clock.part(0.12))
-    config.callback(search.stage("plain cuts"))
+    say(search.stage("plain cuts"))
     plans = make_plans(network, rows, config, settings, config.options.get("planner"), clock.part(0.25))
     search.add([v.network for p in plans for v in p.visits], "agent", None, from_original=True)
-    config.callback(search.stage("plan"))
-    run_search(search, *plan_range(search, plans), config.callback)
+    say(search.stage("plan"))
+    run_search(search, *plan_range(search, plans), say)
     return search, plans
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #9c1306bb

@@ -376,9 +376,11 @@ class Clock:
 
 # %% ../../nbs/1_foundations/00_core.ipynb #c1156e1b
 def as_clock(
-    limit: float | Clock | None, # Seconds, a clock that runs already, or None
+    limit: float | Clock | None, # Seconds above 0, a clock that runs already, or None
 ) -> Clock:                      # One that runs already stays itself
     "The clock of a time limit."
+    require(limit is None or isinstance(limit, Clock) or limit > 0,
+            f"time_limit must be None or positive, got {limit}")
     return limit if isinstance(limit, Clock) else Clock(limit)
 
 # %% ../../nbs/1_foundations/00_core.ipynb #2346cbaa

@@ -10,11 +10,13 @@ __all__ = ['Propose', 'METHODS', 'ALIASES', 'Part', 'Rows', 'hold_out', 'undivid
 
 # %% ../../nbs/2_methods/01_contract.ipynb #bed97a63
 import difflib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.utils import _safe_indexing
 from torch import Tensor
@@ -259,6 +261,18 @@ class _Measure:
         after = influence(self.metric, part.y, predict(c.network, part.x))
         return mean_drop(100*(before - after), self.metric), float(before.mean())
 
+# %% ../../nbs/2_methods/01_contract.ipynb #675cb7e8
+def _in_time(candidates: Iterable[Candidate], clock: Clock) -> Iterator[Candidate]:
+    "Candidates, as long as there is time for one more."
+    took, candidates = 0.0, iter(candidates)
+    for k in itertools.count():
+        begin = clock.now()
+        if clock.over() or took > clock.left(): return
+        try: c = next(candidates)
+        except StopIteration: return
+        took = clock.now() - begin if k else 0.0
+        yield c
+
 # %% ../../nbs/2_methods/01_contract.ipynb #66369829
 def judge(
     candidates: Iterable[Candidate], # Of each sequence the safest first; taken one at a time
@@ -267,14 +281,13 @@ def judge(
     guards: Sequence[Guard],         # One per budget, of one metric
     size: Callable[[Candidate], float] = lambda c: c.size, # What should be small
     measure: Callable[[Candidate], tuple[Drop, float]] | None = None, # -> drop, original's score; None: on the rows
-    clock: Clock = Clock(),          # No test begins when it is over
+    clock: Clock = Clock(),          # No candidate is asked for that would take longer than what is left
 ) -> list[Verdict]:                  # One per guard
     "Test candidates, in their order, for all guards at once: each candidate is made and measured once."
     original = Candidate(network, "as it was")
     walks, on_rows = [_Walk(guard, size(original)) for guard in guards], _Measure(network, rows, guards[0].metric)
     measure = measure or on_rows
-    for c in candidates:
-        if clock.over() and c.tested_on: break
+    for c in _in_time(candidates, clock):
         how_large, once = size(c), []
         def measured(c=c, once=once):
             if not once: once.append(measure(c))
@@ -287,14 +300,20 @@ def judge(
     return [Verdict(walk.guard, smallest(walk), walk.tested, walk.seen) for walk in walks]
 
 # %% ../../nbs/2_methods/01_contract.ipynb #ef846919
+def _draw(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    "Numbers of so many random rows, in rising order; a class that would lose all its rows keeps two."
+    order = rng.permutation(len(y))
+    codes, labels = (pd.factorize(y) if y.ndim == 1 else (None, ()))
+    if not 1 < len(labels) <= 200: return np.sort(order[:most])
+    lost = np.flatnonzero(np.bincount(codes[order[:most]], minlength=len(labels)) == 0)
+    return np.sort(np.concatenate([order[:most], *(order[codes[order] == k][:2] for k in lost)]))
+
+
 def _some(part: Part, most: float, seed: int, name: str) -> Part:
-    "At most so many rows, drawn at random; classes keep their shares."
-    n, most = len(part.y), int(min(most, len(part.y)))
-    if most == n: return part
-    rng = generator(seed, "time limit", name)
-    if part.y.dtype.is_floating_point: rows = rng.permutation(n)[:most]
-    else: rows = stratified_part(part.y.cpu().numpy(), most/n, rng)
-    rows = torch.from_numpy(np.sort(rows)).to(part.y.device)
+    "At most so many rows (and two of each class), drawn at random."
+    if most >= len(part.y): return part
+    rows = _draw(part.y.cpu().numpy(), int(most), generator(seed, "time limit", name))
+    rows = torch.from_numpy(rows).to(part.y.device)
     return type(part)(*(v[rows] if isinstance(v, Tensor) else v for v in part))
 
 # %% ../../nbs/2_methods/01_contract.ipynb #fbb85d19
@@ -314,7 +333,8 @@ def row_seconds(
         start = clock.now()
         work()
         return (clock.now() - start)/n
-    small = took(lambda: influence(metric, tiny_rows.y, predict(tiny, tiny_rows.x)), len(tiny_rows.y))
+    y = tiny_rows.y if tiny_rows.y.dtype.is_floating_point else torch.arange(len(tiny_rows.y)) % a.n_outputs
+    small = took(lambda: influence(metric, y, predict(tiny, tiny_rows.x)), len(y))
     return max(1e-9, took(lambda: predict(network, few), len(few)) + small), max(1e-9, small)
 
 
@@ -347,7 +367,8 @@ def thinned(
     if not clock.limited or getattr(X, "ndim", 2) < 2 or n < 1000: return X, y
     most = max(1000, rows_to_read(X.shape[1] + 1 if hasattr(X, "shape") else len(X[0]) + 1, clock))
     if n <= most or len(y) != (X.shape[0] if hasattr(X, "shape") else len(X)): return X, y
-    rows = np.sort(generator(seed, "time limit", "read").permutation(n)[:int(most)])
+    labels = y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    rows = _draw(labels, int(most), generator(seed, "time limit", "read"))
     return tuple(v[torch.from_numpy(rows)] if isinstance(v, Tensor) else _safe_indexing(v, rows) for v in (X, y))
 
 # %% ../../nbs/2_methods/01_contract.ipynb #627d3ce4
