@@ -40,6 +40,7 @@ from neon.methods.contract import (
     compress_with,
     get_method,
     hold_out,
+    thinned,
 )
 from .methods.contract import front as size_front
 from .methods.guard import Guard, Metric, get_metric
@@ -313,6 +314,7 @@ def _looked_at(result: Compressed, case: _Case, reference: Reference, about: lis
 FRONT = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0) # Budgets of a front, in points
 
 
+@undisturbed()
 def compress(
     network,                         # Torch module (a chain of dense layers), fitted MLPClassifier or MLPRegressor of
                                      # scikit-learn, or a pipeline that ends in one; not changed
@@ -358,6 +360,7 @@ def compress(
     read = read_rows(X, y, task if task in ("labels", "values") else None)
     X, agreement = read.X, read.y is None
     y = as_targets(_answers(network, X, task) if agreement else read.y)
+    if groups is None and sample_weight is None: X, y = thinned(X, y, clock, random_state)
     given = understand(network, X, y, task, classes or read.classes, wanted)
     deal = {"groups": None if groups is None else np.asarray(groups), "ordered": ordered}
     case = _case(given, X, y, _weights(sample_weight, len(y)), validation, wanted or given.task.metric, device, random_state, deal)
