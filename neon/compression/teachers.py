@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['MAX_ROWS', 'MAX_DENSE', 'rows_of', 'read_targets', 'ReadRows', 'read_rows', 'as_numbers', 'student_features',
-           'Outputs', 'n_rows', 'evaluating', 'open_onnx', 'teacher_name', 'check_fitted', 'teacher_outputs',
-           'TeacherSizes', 'Recorded', 'Unwrapped', 'unwrap_estimator', 'as_estimator']
+           'Outputs', 'n_rows', 'open_onnx', 'teacher_name', 'check_fitted', 'teacher_outputs', 'TeacherSizes',
+           'Recorded', 'Unwrapped', 'unwrap_estimator', 'as_estimator']
 
-# %% ../../nbs/5_compression/08_teachers.ipynb #65406213
-import contextlib
+# %% ../../nbs/5_compression/08_teachers.ipynb #4533af13
 import copy
 import inspect
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from .export import is_sklearn_network, last_step, to_sklearn, with_last_step
 from ..foundations.core import NeonError, require
 from ..foundations.networks import DenseNetwork
+from ..foundations.tracing import evaluating
 
 # %% ../../nbs/5_compression/08_teachers.ipynb #7745595f
 MAX_ROWS = 200_000 # Rows that are read from what hands them out in batches
@@ -225,7 +225,7 @@ def student_features(
     X = _before_last(given, X)
     return torch.cat([_flat(part) for part in X], 1) if isinstance(X, tuple) else _flat(X)
 
-# %% ../../nbs/5_compression/08_teachers.ipynb #3f6dc324
+# %% ../../nbs/5_compression/08_teachers.ipynb #00abeebd
 @dataclass(frozen=True)
 class Outputs:
     "What a predictor says of rows."
@@ -235,6 +235,10 @@ class Outputs:
     name: str = "teacher"        # Of the predictor, in words
     size: int | None = None      # How large it is, in `unit`; None: unknown
     unit: str = ""               # "parameters", "tree nodes", or both
+
+    def as_judged(self) -> Tensor:
+        "The outputs as the judge takes them: one logit for two classes becomes two, half of it and its opposite."
+        return torch.cat([-self.outputs/2, self.outputs/2], 1) if self.kind == "binary" else self.outputs
 
     @property
     def n_params(self) -> float:
@@ -302,19 +306,6 @@ def _in_chunks(ask: Callable, X, rows: int, name: str) -> Tensor:
     except NeonError: raise
     except Exception as error:
         raise NeonError(f"{name} fails on these rows: {type(error).__name__}: {error}") from error
-
-# %% ../../nbs/5_compression/08_teachers.ipynb #083007d3
-@contextlib.contextmanager
-def evaluating(
-    module: nn.Module, # Left as it was
-) -> Iterator[None]:
-    "Evaluation mode without gradients."
-    before = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad(): yield
-    finally:
-        for m, training in before: m.training = training
 
 # %% ../../nbs/5_compression/08_teachers.ipynb #efd267c2
 def _casts(module: nn.Module) -> list[Callable[[Tensor], Tensor]]:
