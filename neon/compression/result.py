@@ -192,12 +192,12 @@ def _change(name: str, drop: Drop, score: float) -> str:
     how = f"falls by {_points(drop.points)}" if drop.points > 0 else f"rises by {_points(-drop.points)}"
     return f"{name} {how}, from {score:.3f} to {after:.3f}, on {drop.rows:,} rows that did not choose it"
 
-# %% ../../nbs/5_compression/07_result.ipynb #e3088810
+# %% ../../nbs/5_compression/07_result.ipynb #2d512f9e
 def _sure(guard: Guard, drop: Drop) -> str:
     "How sure that is: the bound of one test; the interval, where the guard goes by standard errors."
     if guard.margin is not None: return f"with a standard error of {_points(drop.error)}"
     bound = guard.sharing(guard.sequences).bound(drop)
-    return (f"and on others by at most {_points(max(0.0, bound))} with {100*guard.confidence:g} % confidence "
+    return (f"and with {100*guard.confidence:g} % confidence it falls by at most {_points(max(0.0, bound))} on others "
             f"(the budget is {_points(guard.budget)})")
 
 # %% ../../nbs/5_compression/07_result.ipynb #9c5db23f
