@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'shape', 'shapes', 'Trained', 'spread_error', 'Evaluator', 'smooth', 'SearchConfig', 'narrower',
-           'features_in_time', 'reading_less', 'as_aims', 'Search', 'training_pace', 'scan', 'parents', 'spread',
-           'affordable', 'descend', 'train_longer', 'run_search', 'stages']
+           'features_in_time', 'reading_less', 'as_aims', 'Search', 'training_pace', 'scan', 'starts_of', 'parents',
+           'spread', 'affordable', 'descend', 'train_longer', 'run_search', 'stages']
 
 # %% ../../nbs/5_compression/02_search.ipynb #9f00198d
 import math
@@ -399,6 +399,14 @@ def _start(search: Search, a: Architecture, start: int) -> DenseNetwork:
     rng = torch_generator(search.seed, "start", str(a), a.layers[0].activation, start)
     ends = replace(a, layers=(*a.layers[:-1], replace(a.layers[-1], activation=search.output)))
     return build_network(ends, rng).to(search.x.device)
+
+# %% ../../nbs/5_compression/02_search.ipynb #7aeea5ce
+def starts_of(
+    search: Search,                    # With its seed
+    architectures: Sequence[Architecture], # Shapes
+) -> list[DenseNetwork]:               # As many of each as `SearchConfig.starts`
+    "Random starts of each shape."
+    return [_start(search, a, k) for a in architectures for k in range(search.config.starts)]
 
 # %% ../../nbs/5_compression/02_search.ipynb #3a06fcc3
 def parents(
