@@ -73,7 +73,7 @@ def test_one_logit_is_a_classifier(one, metric):
 
 
 def test_labels_of_two_classes_as_people_write_them(one):
-    ways = [TWO > 0, TWO.astype(float), np.where(TWO, "yes", "no"), 2*TWO - 1, TWO[:, None], pd.Series(TWO, name="class"),
+    ways = [TWO > 0, TWO.astype(float), np.where(TWO, "yes", "no"), 2*TWO - 1, TWO[:, None], pd.Series(TWO),
             torch.tensor(TWO), TWO.tolist(), pd.Categorical(TWO)]
     for y in ways:
         given = understand(one, X, as_targets(read_rows(X, y).y))
@@ -231,14 +231,14 @@ def test_rows_that_are_new_need_no_twin():
 def test_without_targets_the_score_is_agreement(three):
     result = small(three, X)
     assert result.score == 1.0 and result.reference == "the network"
-    with pytest.raises(NeonError, match="DataLoader"):
-        small(three, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.tensor(X))), THREE[:-1])
 
 
 def test_a_loader_brings_rows_and_targets(three):
     pairs = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(THREE))
     result = small(three, torch.utils.data.DataLoader(pairs, 32))
     assert result.score > 0.9
+    with pytest.raises(NeonError, match="DataLoader brings targets"):
+        small(three, torch.utils.data.DataLoader(pairs, 32), THREE)
 
 
 # Rows that belong together, or count differently
