@@ -377,6 +377,7 @@ def _composition(text: str) -> list[tuple] | None:
         return [("Shrink", (), {"lambd": a[0], "bias": a[0] if name == "softshrink" else 0.0})]
     if name == "softplus": return [("Mul", (a[0],), {}), ("Softplus", (), {}), ("Div", (a[0],), {})]
     if name == "gelu": return _TANH_GELU if a[0] == "tanh" else _GELU
+    if name == "threshold": return [("Greater", a[:1], {}), ("Where", ("x", a[1]), {})]
     return _COMPOSED.get(name)
 
 
