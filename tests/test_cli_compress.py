@@ -249,3 +249,10 @@ def test_a_task_is_passed_on_where_one_is_named(flowers, tmp_path, monkeypatch):
     for name, more in (("one", ()), ("two", ("--task", "classes"))):
         assert here(*words, *more, "--output", tmp_path/name).returncode == 0
     assert seen == [None, "classes"]
+
+
+def test_where_nothing_smaller_was_found_it_says_so(flowers, tmp_path):
+    done = here(flowers/"net", flowers/"train.csv", *QUICK, "--budget", 0, "--confidence", 0.999, "--output",
+                tmp_path/"out")
+    assert done.returncode == 0 and done.stdout.splitlines()[0] == (
+        "4-50-30-3 stays as it is: nothing smaller was safe within the budget"), done.stdout

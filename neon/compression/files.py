@@ -202,7 +202,7 @@ def _activation(name: str) -> nn.Module:
     "The module of a name such as `Layer` takes."
     return DenseLayer(Layer(1, name), 1).activation
 
-# %% ../../nbs/5_compression/06_files.ipynb #95d3b6de
+# %% ../../nbs/5_compression/06_files.ipynb #34d95a79
 _SAVE = 'save its weights, torch.save(model.state_dict(), "model.pt"), and name the activations; or '
 
 
@@ -214,8 +214,8 @@ def _torch_weights(path: Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         more = "weights_only" in str(error) or "Weights only" in str(error)
-        require(not more, "it holds more than weights (a pickled module, say, or TorchScript), and to unpickle it would "
-                f"run whatever is in it; {_SAVE}{_WAY_OUT}")
+        require(not more, "it holds more than weights (a pickled module, say, or TorchScript), and to unpickle it "
+                f"would run whatever is in it; {_SAVE}{_WAY_OUT}")
         raise NeonError(f"it is damaged ({str(error).splitlines()[0].partition('. ')[0]})") from None
     except (EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise NeonError(f"it is no file of PyTorch, or damaged ({type(error).__name__}: {error})") from None
