@@ -13,16 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .compression.checks import about_classes, against_constant, likely_reasons, recall_table
-from .compression.inputs import Given, Space, space_of, understand
+from .compression.inputs import Given, Space, recorded, space_of, understand
 from .compression.proposals import COSTS, all_stages
 from .compression.result import Compressed, explain
 from .compression.search import SearchConfig
-from .compression.tasks import as_targets, check_metric, outer_network
-from .compression.twins import Reference, honest_reference, train_on
+from .compression.tasks import as_targets, check_metric
+from .compression.teachers import Recorded, as_numbers, read_rows
+from .compression.twins import Reference, honest_reference, refit, retrain, train_on, train_twin
 from .foundations.core import Clock, Config, as_clock, require, resolve_device, undisturbed
 from .foundations.networks import DenseNetwork
 from .foundations.surgery import fold_norms
@@ -38,6 +40,7 @@ from neon.methods.contract import (
     compress_with,
     get_method,
     hold_out,
+    thinned,
 )
 from .methods.contract import front as size_front
 from .methods.guard import Guard, Metric, get_metric
@@ -127,7 +130,8 @@ def compress_rows(
     config = replace(config, time_limit=clock) if clock.limited else config
     with undisturbed(), tqdm(total=len(all_stages(config.search)), desc="compress", disable=not progress) as bar:
         def callback(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
-        network, guard = fold_norms(network.to(rows.fit.x.device)), config.guard(config.budgets[0])
+        network, guard = network.to(rows.fit.x.device), config.guard(config.budgets[0])
+        if network.architecture.layers: network = fold_norms(network)
         verdicts = compress_with(method, network, rows, guard, config.means(callback), config.size)
         bar.update(bar.total - bar.n)  # a round that finds nothing is the last
     seconds = time.monotonic() - start
@@ -137,52 +141,114 @@ def compress_rows(
 def _answers(network, X, task: str | None) -> np.ndarray:
     "The network's own answers, where there are no targets."
     if hasattr(network, "predict"): return np.asarray(network.predict(X))
-    given = understand(network, X, np.zeros(1), task or "values", range(2) if task in ("binary", "classes") else None)
-    output = predict(given.network, given.features(X))
-    if given.network.architecture.n_outputs > 1 and task in (None, "classes"): return output.argmax(1).numpy()
+    given = understand(network, X, np.zeros(len(X)), "values")
+    output = given.taught(X) if given.is_teacher else predict(given.network, given.features(X))
+    if output.shape[1] > 1 and task in (None, "classes"): return output.argmax(1).numpy()
     return (output > 0).long().numpy() if task in ("binary", "labels") else output.numpy()
 
 # %% ../nbs/7_doors/00_compress.ipynb #e8a1b22e
 @dataclass(frozen=True)
 class _Case:
     "A call, understood."
-    given: Given    # The network, and how rows and targets are read
-    whole: Part     # All rows to fit, in the space of the search
-    rows: Rows      # The same in three parts
-    space: Space    # Of the search
-    network: DenseNetwork # As the judge sees it, in this space
-    metric: Metric  # Bound to the network
-    validated: bool # Are the rows kept aside others than those to fit?
+    given: Given     # The network, and how rows and targets are read
+    X: object        # Rows to fit, as they came
+    y: np.ndarray    # Their targets, as they came
+    whole: Part      # All rows to fit, in the space of the search
+    rows: Rows       # The same in three parts
+    fitted: Tensor   # Numbers of the rows to fit among them
+    space: Space     # Of the search
+    network: DenseNetwork | Recorded # As the judge sees it, in this space
+    metric: Metric   # Bound to the network
+    validated: bool  # Are the rows kept aside others than those to fit?
+
+# %% ../nbs/7_doors/00_compress.ipynb #806f5c7a
+def _of_teacher(given: Given, space: Space, X, whole: Part, validation: tuple | None, kept: Part | None) -> Recorded:
+    "A teacher, known by its answers on all rows."
+    x, answers = whole.x, given.taught(X)
+    if validation is not None: x, answers = torch.cat([x, kept.x]), torch.cat([answers, given.taught(validation[0])])
+    return recorded(given, space, x.cpu(), answers).to(x.device)
+
+# %% ../nbs/7_doors/00_compress.ipynb #d00ca506
+def _weights(weights, n: int) -> Tensor | None:
+    "What each row counts."
+    if weights is None: return None
+    weights = torch.as_tensor(np.asarray(weights, dtype=float))
+    good = weights.shape == (n,) and bool(torch.isfinite(weights).all()) and bool((weights > 0).all())
+    require(good, f"sample_weight holds one number above 0 per row of X, which has {n} rows; got {tuple(weights.shape)}")
+    return weights
+
+# %% ../nbs/7_doors/00_compress.ipynb #eaa6430c
+def _weighted(rows: Rows, weights: Tensor, numbers: Rows, validated: bool) -> Rows:
+    "Rows that count differently; validation rows count alike."
+    of = lambda part: weights[getattr(numbers, part).x[:, 0]]
+    steps = (torch.arange(len(rows.fit.x)) + 0.5)/len(rows.fit.x)
+    drawn = torch.searchsorted(of("fit").cumsum(0)/of("fit").sum(), steps.double()).clamp(max=len(steps) - 1)
+    fit = Part(*(v[drawn.to(v.device)] for v in rows.fit))
+    held = None if validated else {part: of(part) for part in ("compare", "guard")}
+    return replace(rows, fit=fit, weights=held)
 
 # %% ../nbs/7_doors/00_compress.ipynb #ee8b2a36
-def _case(given: Given, X, y, validation: tuple | None, metric, device, seed: int, deal: dict) -> _Case:
+def _case(
+    given: Given, X, y: np.ndarray, weights: Tensor | None, validation: tuple | None, metric, device, seed: int, deal: dict,
+) -> _Case:
     "Rows for the three purposes, on the device and in the space of the rows to fit; the metric, tried on them."
-    x, target = given.features(X), given.targets(y)
-    require(len(x) == len(target), f"X has {len(x)} rows, y has {len(target)}")
-    held = None if validation is None else _held(given, validation)
-    space = space_of(x, target, given.inner.architecture.layers[-1].activation)
+    part = _checked(given, X, y)
+    held = None if validation is None else _checked(given, *_pair(validation), " of validation")
+    space = space_of(*part, given.last)
     place = lambda part: Part(*(v.to(device) for v in space.rows(*part)))
-    whole, network = place((x, target)), space.into(given.inner).to(device)
-    rows = hold_out(*whole, held and place(held), seed=seed, **deal)
+    whole, kept = place(part), held and place(held)
+    rows = hold_out(*whole, kept, seed=seed, **deal)
+    numbers = hold_out(torch.arange(len(part.x))[:, None], part.y, kept and Part(kept.y, kept.y), seed=seed, **deal)
+    if weights is not None: rows = _weighted(rows, weights, numbers, validation is not None)
+    network = space.into(given.inner).to(device) if not given.is_teacher else _of_teacher(given, space, X, whole, validation, kept)
     metric = check_metric(metric, given.task, rows.held.y, predict(network, rows.held.x))
-    return _Case(given, whole, rows, space, network, metric, validation is not None)
+    return _Case(given, X, y, whole, rows, numbers.fit.x[:, 0], space, network, metric, validation is not None)
 
 
-def _held(given: Given, validation: tuple) -> tuple[Tensor, Tensor]:
-    "Validation rows, checked."
-    require(isinstance(validation, tuple | list) and len(validation) == 2, "validation is a pair (X, y)")
-    x, y = given.features(validation[0], "X of validation"), given.targets(validation[1], "y of validation")
-    require(len(x) == len(y), f"X of validation has {len(x)} rows, its y has {len(y)}")
-    return x, y
+def _checked(given: Given, X, y, of: str = "") -> Part:
+    "Rows and targets of equal length."
+    x, target = given.features(X, f"X{of}"), given.targets(y, f"y{of}")
+    require(len(x) == len(target), f"X{of} has {len(x)} rows, y{of} has {len(target)}")
+    return Part(x, target)
+
+
+def _pair(validation) -> tuple:
+    "Validation rows and targets."
+    require(isinstance(validation, tuple | list) and len(validation) == 2,
+            "validation is a pair (X, y) of rows that the network was not trained on")
+    return read_rows(validation[0]).X, validation[1]
 
 # %% ../nbs/7_doors/00_compress.ipynb #f90e5643
 def _reference(case: _Case, seen: bool | None, seed: int, in_time: Callable[[], bool]) -> Reference:
     "What candidates are compared with."
     if case.validated or seen is False: return Reference(case.network)
-    last = case.network.architecture.layers[-1]
-    shape = case.given.network.architecture
+    make = _taught_twin if case.given.is_teacher else _twin
+    return honest_reference(case.network, case.rows, lambda: make(case, seed, in_time), seen)
+
+
+def _twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> DenseNetwork:
+    "Of the network's shape, norms and dropout included."
+    shape, last = case.given.network.architecture, case.network.architecture.layers[-1]
     shape = replace(shape, layers=(*shape.layers[:-1], last))
-    return honest_reference(case.network, case.rows, seen, shape, seed, in_time)
+    return train_twin(case.network, case.rows, shape, seed, in_time)
+
+
+def _taught_twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> Recorded | None:
+    "A teacher that was fitted anew on the rows to fit, known by its answers; None: that cannot be."
+    given, source = case.given, case.given.source
+    if isinstance(source, nn.Module): twin = _module_twin(case, seed, in_time)
+    else: twin = refit(source, case.X, case.y, case.fitted) if hasattr(source, "fit") else None
+    if twin is None: return None
+    answers = understand(twin, case.X, case.y, given.task.kind, given.classes).taught(case.X)
+    return recorded(given, case.space, case.whole.x.cpu(), answers).to(case.whole.x.device)
+
+
+def _module_twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> nn.Module | None:
+    "A torch module trained anew, where that can be."
+    if isinstance(case.X, tuple) or case.given.task.kind == "binary": return None
+    x, y = as_numbers(case.X)[case.fitted], case.given.targets(case.y)[case.fitted]
+    try: return retrain(case.given.source, Part(x.float() if x.dtype.is_floating_point else x, y), seed, in_time)
+    except RuntimeError: return None
 
 # %% ../nbs/7_doors/00_compress.ipynb #93a520ce
 def _trained_on(result: Compressed, case: _Case, search: SearchConfig, seed: int) -> DenseNetwork:
@@ -197,15 +263,17 @@ def _trained_on(result: Compressed, case: _Case, search: SearchConfig, seed: int
 # %% ../nbs/7_doors/00_compress.ipynb #61363837
 def _warnings(case: _Case) -> tuple[list[str], float]:
     "What is wrong with the reference, if anything; and the score of the best constant answer."
-    held, output = case.rows.held, predict(case.network, case.rows.held.x)
-    own, constant, no_better = against_constant(case.metric, case.rows.fit, held, output)
-    if not no_better: return [], constant
-    x = case.space.mean.to(held.x) + held.x*case.space.scale.to(held.x)          # the rows as they came ...
-    y = held.y if case.space.y_mean is None else held.y*case.space.y_scale + case.space.y_mean
-    rescaled = predict(case.given.inner, held.x)                                 # ... or brought to mean 0, deviation 1
-    reasons = likely_reasons(case.given.task, Part(x, y), predict(case.given.inner, x), rescaled)
-    return [f"the network scores {own:.3f} ({case.metric.name}), no better than a constant answer ({constant:.3f}), so "
-            f"nearly anything keeps its score: {reason}" for reason in reasons], constant
+    held, given, space = case.rows.held, case.given, case.space
+    own, constant, no_better = against_constant(case.metric, case.rows.fit, held, predict(case.network, held.x))
+    if not no_better: return list(given.notes), constant
+    if given.is_teacher: y, output, rescaled = held.y, predict(case.network, held.x), None
+    else:
+        x = space.mean.to(held.x) + held.x*space.scale.to(held.x)                          # the rows as they came ...
+        y = held.y if space.y_mean is None else held.y*space.y_scale + space.y_mean
+        output, rescaled = (predict(given.inner.to(held.x.device), v) for v in (x, held.x)) # ... and standardised
+    reasons = likely_reasons(given.task, Part(held.x, y), output, rescaled)
+    return [*given.notes, *(f"the network scores {own:.3f} ({case.metric.name}), no better than a constant answer "
+                            f"({constant:.3f}), so nearly anything keeps its score: {why}" for why in reasons)], constant
 
 # %% ../nbs/7_doors/00_compress.ipynb #c451466f
 def _promise(case: _Case, reference: Reference, guard: Guard) -> str:
@@ -218,13 +286,13 @@ def _promise(case: _Case, reference: Reference, guard: Guard) -> str:
 # %% ../nbs/7_doors/00_compress.ipynb #ff66d1c0
 def _returned(result: Compressed, case: _Case, reference: Reference, search: SearchConfig, seed: int) -> Compressed:
     "A result whose networks take rows as they came, and whose estimator is of the type that went in."
-    given, task, as_it_was = case.given, case.given.task, result.how == "as it was"
-    outer = lambda network: outer_network(task, case.space.back(network.cpu()), given.network)
-    small = result.network
+    given, as_it_was, small = case.given, result.how == "as it was", result.network
+    outer = lambda network: given.outer(case.space.back(network.cpu()))
+    original = given.network if given.is_teacher else fold_norms(given.network)
     if reference.twin and not as_it_was: small = _trained_on(result, case, search, seed)
-    network = fold_norms(given.network) if as_it_was else outer(small)
-    return replace(result, network=network, original=fold_norms(given.network), classes=given.classes, task=task,
-                   front=[replace(c, network=outer(c.network)) for c in result.front],
+    network = original if as_it_was else outer(small)
+    front = [replace(c, network=outer(c.network)) for c in result.front if c.network.architecture.layers]
+    return replace(result, network=network, original=original, front=front, classes=given.classes, task=given.task,
                    estimator=given.source if as_it_was else given.rebuild(network),
                    reference=str(reference), promise=_promise(case, reference, result.guard))
 
@@ -246,12 +314,14 @@ def _looked_at(result: Compressed, case: _Case, reference: Reference, about: lis
 FRONT = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0) # Budgets of a front, in points
 
 
+@undisturbed()
 def compress(
     network,                         # Torch module (a chain of dense layers), fitted MLPClassifier or MLPRegressor of
                                      # scikit-learn, or a pipeline that ends in one; not changed
     X,                               # (n, features) rows to fit, as the network takes them: array, tensor or table
-    y=None,                          # (n,) labels of any kind, (n, labels) zeros and ones, or (n,) or (n, outputs)
-                                     # values; None: the network's own answers, so that the score is agreement
+    y=...,                           # (n,) labels of any kind, (n, labels) zeros and ones, or (n,) or (n, outputs)
+                                     # values; left away: those that a DataLoader brings; else, or None: the network's
+                                     # own answers, so that the score is agreement
     budget: float = 1.0,             # Permissible drop of the metric, in points (hundredths of it; of "rmse" and "mae"
                                      # in percent of the network's own), at least 0
     *,
@@ -269,6 +339,7 @@ def compress(
     classes: Sequence | None = None, # Labels in the order of the outputs; None: the estimator's; else 0, 1, ..., or
                                      # those in y, sorted
     seen: bool | None = None,        # Without validation rows: was the network trained on X? None: find out
+    sample_weight=None,              # (n,) what each row counts, above 0; None: all count alike
     groups=None,                     # (n,) rows of a group (a patient, say) are kept apart together; None: one by one
     ordered: bool = False,           # Are rows in the order of time? Then the last ones are kept apart
     time_limit: float | None = None, # Seconds, above 0, after which no new round begins; None: no limit
@@ -286,11 +357,13 @@ def compress(
     config = CompressConfig(budgets, "r2" if wanted is None else wanted, confidence, objective=objective, method=method,
                             agent=agent, search=search, time_limit=clock if clock.limited else None,
                             seed=random_state)
-    agreement = y is None
-    y = as_targets(_answers(network, X, task) if agreement else y)
-    given = understand(network, X, y, task, classes, wanted)
+    read = read_rows(X, y, task if task in ("labels", "values") else None)
+    X, agreement = read.X, read.y is None
+    y = as_targets(_answers(network, X, task) if agreement else read.y)
+    if groups is None and sample_weight is None: X, y = thinned(X, y, clock, random_state)
+    given = understand(network, X, y, task, classes or read.classes, wanted)
     deal = {"groups": None if groups is None else np.asarray(groups), "ordered": ordered}
-    case = _case(given, X, y, validation, wanted or given.task.metric, device, random_state, deal)
+    case = _case(given, X, y, _weights(sample_weight, len(y)), validation, wanted or given.task.metric, device, random_state, deal)
     about, constant = _warnings(case)
     for sentence in about: warnings.warn(sentence, stacklevel=2)
     in_time = lambda: clock.spent() < 0.4

@@ -263,17 +263,22 @@ def test_a_result_becomes_a_plain_module():
     torch.testing.assert_close(found().to_torch()(x), found().network(x))
 
 
-def bar_text(names, call=lambda bar, name: bar(name), **options):
+class Ended(str):
+    "A stage that says how things stand."
+    size, left = 1300, 60.0
+
+
+def bar_text(names, **options):
     "What a progress bar wrote."
     with redirect_stderr(io.StringIO()) as stream, Progress(**options) as bar:
-        for name in names: call(bar, name)
+        for name in names: bar(name)
     return stream.getvalue().replace("\r", "\n")
 
 
 def test_progress_ends_at_100_percent_and_shows_what_counts():
-    text = bar_text(["plan", "scan"], lambda bar, stage: bar(stage, 300), stages=8, shown=True, time_limit=60)
-    assert "scan, best 300 parameters, 60 s left" in text or "scan, best 300 parameters, 59 s left" in text
-    assert "100 %" in text.strip().splitlines()[-1] and "done, 300 parameters" in text
+    text = bar_text([Ended("plan"), Ended("scan"), "guard"], stages=8, shown=True)
+    assert "plan, best 1,300 parameters, 60 s left" in text and "guard, best 1,300 parameters" in text
+    assert "100 %" in text.strip().splitlines()[-1] and "done, 1,300 parameters" in text
     assert "100 %" in bar_text(map(str, range(20)), stages=3, shown=True)  # more stages than were expected
     assert bar_text(["scan"], stages=3, shown=False) == bar_text(["scan"], stages=3) == ""
 

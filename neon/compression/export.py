@@ -354,7 +354,8 @@ _TANH_GELU = [("Mul", ("x",), {}), ("Mul", (0.044715,), {}), ("Add", (1.0,), {})
               ("Mul", (math.sqrt(2/math.pi),), {}), ("Tanh", (), {}), *_GELU[2:]]
 _COMPOSED = {
     "softmax": [("Softmax", (), {"axis": 1})], "log_softmax": [("LogSoftmax", (), {"axis": 1})],
-    "silu": [("Sigmoid", (), {}), ("Mul", ("x",), {})], "hardsigmoid": [_HARD], "hardswish": [_HARD, ("Mul", ("x",), {})],
+    "silu": [("Sigmoid", (), {}), ("Mul", ("x",), {})],
+    "hardsigmoid": [_HARD], "hardswish": [_HARD, ("Mul", ("x",), {})],
     "mish": [("Softplus", (), {}), ("Tanh", (), {}), ("Mul", ("x",), {})],
     "logsigmoid": [("Neg", (), {}), ("Softplus", (), {}), ("Neg", (), {})],
     "tanhshrink": [("Tanh", (), {}), ("Neg", (), {}), ("Add", ("x",), {})], "identity": []}

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -268,9 +269,12 @@ class Planner:
         self.rules = CAUTIOUS      # Under which it plans, once it has learnt
         self.policy = PlannerPolicy(config.hidden, config.measured)
         _initialise(self.policy, torch_generator(seed, "generic"))
-        self.optimiser = torch.optim.Adam(self.policy.parameters(), config.learning_rate)
         self.log: list[dict] = []  # One entry per update
         self.facts: dict = {}      # Of the file it came from
+
+    @cached_property
+    def optimiser(self) -> torch.optim.Adam: # Made when it is needed: its first use imports a second's worth
+        return torch.optim.Adam(self.policy.parameters(), self.config.learning_rate)
 
     def under(
         self,
@@ -612,7 +616,8 @@ def plan(
 # %% ../../nbs/5_compression/01_planner.ipynb #43ae374c
 def _plans(network: DenseNetwork, rows: Rows, config: MethodConfig) -> list[PlanResult]:
     "A frozen agent's plans, one per budget."
-    return plan_budgets(load_planner(config.agent), network, rows, config.budgets, config.seed)
+    require(config.agent is not None, "this method plans, so it needs an agent; leave agent= at 'generic', or name one")
+    return plan_budgets(load_planner(config.agent), network, rows, config.budgets, config.seed, clock=config.clock)
 
 
 def _shown(plans: Sequence[PlanResult]) -> Iterator[Candidate]:

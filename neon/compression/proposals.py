@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'rows_to_cut', 'units_to_cut', 'plain_cuts', 'plan_seconds', 'rules_in_time', 'make_plans', 'plan_range',
-           'gather_candidates', 'likely_bound', 'fitted_bound', 'one_per_doubling', 'sequences', 'to_be_tested',
-           'plan_and_search', 'all_stages']
+           'before_the_tests', 'gather_candidates', 'likely_bound', 'fitted_bound', 'one_per_doubling', 'sequences',
+           'to_be_tested', 'plan_and_search', 'all_stages']
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #5c91e0cc
 import math
@@ -23,7 +23,7 @@ from .search import Search, SearchConfig, Trained, run_search, stages
 from ..foundations.core import Clock, require
 from ..foundations.networks import Architecture, DenseNetwork
 from ..foundations.surgery import cut_widths, fold_norms, trim_widths
-from ..methods.contract import Candidate, MethodConfig, Rows, front, method
+from ..methods.contract import Candidate, MethodConfig, Rows, Stage, front, method, test_seconds
 from ..methods.guard import Drop, Guard
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #24b69e0f
@@ -123,6 +123,18 @@ def plan_range(
 COSTS: dict[str, Callable[[Architecture], float]] = {
     "parameters": lambda a: a.n_params, "macs": lambda a: a.macs, "latency": estimated_latency}
 
+# %% ../../nbs/5_compression/05_proposals.ipynb #9eafaf23
+def before_the_tests(
+    network: DenseNetwork, # As it was
+    rows: Rows,            # Those held out are tested on
+    guard: Guard,          # For its metric
+    clock: Clock,          # Of everything
+) -> Clock:
+    "A clock that leaves time for the guard's tests."
+    if not clock.limited: return clock
+    seconds = test_seconds(network, rows, guard.metric, clock)
+    return clock.part(1 - min(0.25, 0.05 + seconds/max(clock.left(), 1e-9)))
+
 # %% ../../nbs/5_compression/05_proposals.ipynb #8cc1fa3c
 def gather_candidates(
     network: DenseNetwork,                 # Without norms
@@ -133,18 +145,19 @@ def gather_candidates(
     "Plain cuts, the planner's networks, and what is found from there."
     require(config.objective in COSTS, f"objective must be one of {sorted(COSTS)}, got {config.objective!r}")
     settings = config.options.get("search") or SearchConfig(effort=config.effort)
-    clock = config.clock.part(0.82)  # the rest is for the guard
+    clock = before_the_tests(network, rows, guards[0], config.clock)
+    say = lambda stage: config.callback(Stage(stage, stage.size, config.clock.left()))
     search = Search(rows, network, guards, settings, config.seed, clock, cost=COSTS[config.objective])
     cuts = plain_cuts(network, rows.fit.x, clock=clock.part(0.1)) if network.architecture.layers else []
     search.add(cuts, "cut", None, from_original=True, without_comparison=True)
     search.add([c for c in cuts if 5*c.architecture.n_params <= settings.most_trained], "cut and distilled",
                search.training(0.5, 0.003), settings.teacher_weight, from_original=True, without_comparison=True,
                clock=clock.part(0.12))
-    config.callback(search.stage("plain cuts"))
+    say(search.stage("plain cuts"))
     plans = make_plans(network, rows, config, settings, config.options.get("planner"), clock.part(0.25))
     search.add([v.network for p in plans for v in p.visits], "agent", None, from_original=True)
-    config.callback(search.stage("plan"))
-    run_search(search, *plan_range(search, plans), config.callback)
+    say(search.stage("plan"))
+    run_search(search, *plan_range(search, plans), say)
     return search, plans
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #9c1306bb

@@ -6,7 +6,7 @@
 __all__ = ['Compressed', 'next_budgets', 'more_rows', 'what_would_help', 'first_sentence', 'explain', 'short_text', 'html_text',
            'is_watched', 'Progress']
 
-# %% ../../nbs/5_compression/07_result.ipynb #c3eb8153
+# %% ../../nbs/5_compression/07_result.ipynb #e6426141
 import html
 import math
 import os
@@ -28,7 +28,7 @@ from .export import closest_refused, compression_report, discordance, report_tab
 from .export import save_compressed, smallest_at, to_onnx, to_torch
 from .figures import Front, draw_result, result_figure, score_name
 from ..foundations.networks import Architecture, DenseNetwork
-from ..foundations.style import STYLE
+from ..foundations.style import STYLE, plain_label
 from ..methods.contract import Candidate, Task, Tested
 from ..methods.guard import Drop, Guard, get_metric
 
@@ -334,40 +334,53 @@ def is_watched() -> bool:
     shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
     return hasattr(shell, "kernel") or bool(getattr(sys.stderr, "isatty", bool)())
 
-# %% ../../nbs/5_compression/07_result.ipynb #aaf209d8
+# %% ../../nbs/5_compression/07_result.ipynb #97f8a8ec
 class Progress:
     "A bar on stderr for something that goes through stages; called after each of them."
 
     def __init__(
         self,
-        stages: int,                      # How many there will be, at most
-        shown: bool | None = None,        # None: where somebody looks on, see `is_watched`
-        time_limit: float | None = None,  # Seconds in all; None: the time left is reckoned from the stages
+        stages: int,                # How many there will be, at most
+        shown: bool | None = None,  # None: where somebody looks on, see `is_watched`
+        unit: str = "parameters",   # Of the sizes
     ):
-        self.best, self.time_limit, self.start = None, time_limit, time.monotonic()
+        self.best, self.unit, self.start = None, unit, time.monotonic()
         shown = is_watched() if shown is None else shown
-        self.bar = tqdm(total=stages, desc="compress", disable=not shown,
-                        bar_format="{percentage:3.0f} %|{bar:20}| {desc}")
+        self.bar = tqdm(total=stages, disable=not shown, bar_format="{percentage:3.0f} %|{bar:20}| {desc}")
 
-    def seconds_left(self) -> float:
-        "By the time limit, or by the stages so far."
+    def seconds_left(
+        self,
+        limit: float = math.inf, # Seconds left of a time limit; infinite: reckoned from the stages so far
+    ) -> float:
+        "By the limit, or by the stages so far."
         taken, done = time.monotonic() - self.start, max(1, self.bar.n)
-        if self.time_limit is not None: return max(0.0, self.time_limit - taken)
-        return taken*(self.bar.total - done)/done
+        return limit if limit < math.inf else taken*(self.bar.total - done)/done
 
-    def __call__(self, stage: str, best: int | None = None) -> None:
-        "A stage has ended; `best`: parameters of the smallest network so far."
-        self.best = self.best if best is None else best
+    def __call__(self, stage: str) -> None:
+        "A stage has ended. It may bring the best size so far as `size`, and the seconds of a time limit as `left`."
+        self.best = self.best if getattr(stage, "size", None) is None else stage.size
         if self.bar.disable: return
         self.bar.n = min(self.bar.n + 1, self.bar.total - 1)
-        size = "" if self.best is None else f", best {self.best:,} parameters"
-        self.bar.set_description_str(f"{stage}{size}, {self.seconds_left():.0f} s left")
+        self.say(f"{stage}{self.size(', best ')}, {self.seconds_left(getattr(stage, 'left', math.inf)):.0f} s left")
+
+    def size(
+        self,
+        before: str, # Stands before it
+    ) -> str:
+        "The best size so far, in words; empty where none is known."
+        return "" if self.best is None else f"{before}{plain_label(self.best)} {self.unit}"
+
+    def say(
+        self,
+        text: str, # Beside the bar
+    ) -> None:
+        "Show the bar anew."
+        self.bar.set_description_str(text)
 
     def __enter__(self) -> "Progress": return self
 
     def __exit__(self, kind, error, trace) -> None:
         if not self.bar.disable and kind is None:
             self.bar.n = self.bar.total
-            size = "" if self.best is None else f", {self.best:,} parameters"
-            self.bar.set_description_str(f"done{size}, {time.monotonic() - self.start:.0f} s")
+            self.say(f"done{self.size(', ')}, {time.monotonic() - self.start:.0f} s")
         self.bar.close()

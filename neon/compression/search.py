@@ -11,6 +11,7 @@ __all__ = ['WIDTHS', 'shape', 'shapes', 'Trained', 'spread_error', 'Evaluator', 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -345,17 +346,17 @@ def training_pace(
     return (search.clock.now() - start)/(n*min(config.batch_size, len(x))*stack_cost(few))
 
 # %% ../../nbs/5_compression/02_search.ipynb #6ad0b484
-def _fitting(search: Search, networks: Sequence[DenseNetwork], training: AnnealConfig, clock: Clock) -> list[int]:
-    "Numbers of the networks that there is time to train."
+def _fitting(search: Search, networks: Sequence, training: AnnealConfig, clock: Clock) -> list[int]:
+    "Numbers of the networks (or of what else has an architecture) that there is time to train."
     kept = list(range(len(networks)))
-    if not clock.limited: return kept
+    if not clock.limited or not networks: return kept
     if clock.over(): return []
-    wanted = min(training.updates/2, max(300, training.updates/8))
+    wanted = min(training.updates/2, max(150, training.updates/8))
     def seconds() -> float:
         members = [networks[i] for i in kept]
         costs = [stack_cost([members[i] for i in group]) for group in plan_stacks(members)]
         return search.pace*training.batch_size*wanted*sum(costs)
-    while len(kept) > 1 and seconds() > clock.left(): kept = kept[1::2]
+    while len(kept) > 1 and seconds() > clock.left(): kept = [v for i, v in enumerate(kept) if i % 4 in (1, 2)]
     return kept if seconds() <= 4*clock.left() else []
 
 
@@ -377,7 +378,8 @@ def scan(
     while True:
         config = replace(config, learning_rate=0.02*min(1.0, (2000/most)**0.5))  # wide networks want smaller steps
         tried = shapes(n, search.n_outputs, least, min(most, search.config.most_trained))
-        starts = [(a, start) for a in tried for start in range(search.config.starts)]
+        starts = [_Start(a, start) for a in tried for start in range(search.config.starts)]
+        starts = [starts[i] for i in _fitting(search, starts, config, clock.part(0.5))]
         weights = [search.config.teacher_weight*(start % 2) for _, start in starts]
         hows = ["distilled" if weight else "fresh" for weight in weights]
         networks = [_start(search, *s) for s in starts]
@@ -385,6 +387,12 @@ def scan(
         best = search.smallest(search.guards[0])
         if (best and 4*best.size <= most) or most >= search.config.most_trained or clock.over(): return
         least, most = int(most) + 1, 4*most
+
+
+class _Start(NamedTuple):
+    "A network to be drawn."
+    architecture: Architecture
+    number: int
 
 
 def _start(search: Search, a: Architecture, start: int) -> DenseNetwork:

@@ -69,14 +69,15 @@ def gives_zero(
     "Is the activation of 0 again 0? (Activations of the output only are never padded.)"
     return text in OUTPUT_ACTIVATIONS or bool(make_activation(text)(torch.zeros(1)) == 0)
 
-# %% ../../nbs/1_foundations/01a_activations.ipynb #8b2b9fbc
+# %% ../../nbs/1_foundations/01a_activations.ipynb #5a4e1318
 _NAMES = {factory: name for name, factory in _FACTORIES.items() if isinstance(factory, type)}
 _IGNORED = ("inplace", "min_value", "max_value") # The latter two are old names of the bounds of Hardtanh
 
 
 def _arguments(module: nn.Module) -> str:
     "Arguments of a module's constructor, without defaults at the end."
-    parameters = [p for p in inspect.signature(type(module)).parameters.values() if p.name not in _IGNORED]
+    signature = inspect.signature(type(module)).parameters.values()
+    parameters = [p for p in signature if p.name not in _IGNORED and p.kind is p.POSITIONAL_OR_KEYWORD]
     values = [(getattr(module, p.name), p.default) for p in parameters]
     while values and values[-1][0] == values[-1][1]: values.pop()
     return ", ".join(value if isinstance(value, str) else repr(float(value)) for value, _ in values)
@@ -97,9 +98,11 @@ def activation_text(
     arguments = _arguments(module)
     return f"{name}({arguments})" if arguments else name
 
-# %% ../../nbs/1_foundations/01a_activations.ipynb #663c5458
-_SIDE = [0.001, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 6.5, 8, 10, 15, 21, 30, 50, 1e2, 1e3, 1e4]
-GRID = torch.tensor([*(-v for v in _SIDE[::-1]), 0.0, *_SIDE], dtype=torch.double) # Values on which functions are compared
+# %% ../../nbs/1_foundations/01a_activations.ipynb #83727e03
+_SIDE = [0.001, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 6.5, 8, 10, 15, 21, 30, 50,
+         1e2, 1e3, 1e4]
+# Values on which functions are compared
+GRID = torch.tensor([*(-v for v in _SIDE[::-1]), 0.0, *_SIDE], dtype=torch.double)
 
 
 def scattered(
@@ -158,12 +161,12 @@ def recognise(
         if known is not None and _alike(known, table): return text
     return None
 
-# %% ../../nbs/1_foundations/01a_activations.ipynb #d0514bd4
+# %% ../../nbs/1_foundations/01a_activations.ipynb #f49b2289
 def register_activation(
-    name: str,                        # Lower case, letters, digits and underscores
+    name: str,                         # Lower case, letters, digits and underscores
     factory: Callable[..., nn.Module], # Numbers in the brackets of the text -> module; a class will do
 ) -> None:
-    "Make an elementwise activation without weights known by a name; a second one of that name must be the same function."
+    "Make an elementwise activation known by a name; a second one of that name must be the same function."
     require(re.fullmatch(r"[a-z]\w*", name) is not None and name == name.lower(),
             f"an activation has a lower-case name without brackets, got {name!r}")
     table = table_of(factory())

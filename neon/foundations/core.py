@@ -10,6 +10,7 @@ __all__ = ['PROTOCOLS', 'NeonError', 'require', 'seed_sequence', 'generator', 't
 
 # %% ../../nbs/1_foundations/00_core.ipynb #b251f765
 import contextlib
+import copy
 import dataclasses
 import json
 import math
@@ -361,13 +362,25 @@ class Clock:
         "A clock for a share of what is left; itself, without a limit."
         return Clock(share*self.left(), self.now) if self.limited else self
 
+    def grace(
+        self,
+        share: float = 0.05,  # Of its time, but ...
+        least: float = 0.5,   # ... at least so many seconds
+    ) -> "Clock":
+        "The same clock, a little late: for what is better ended than broken off."
+        late = copy.copy(self)
+        late.end = self.end + max(least, share*(self.end - self.start)) if self.limited else self.end
+        return late
+
     def __repr__(self) -> str: return f"Clock({self.end - self.start:g} s)" if self.limited else "Clock()"
 
 # %% ../../nbs/1_foundations/00_core.ipynb #c1156e1b
 def as_clock(
-    limit: float | Clock | None, # Seconds, a clock that runs already, or None
+    limit: float | Clock | None, # Seconds above 0, a clock that runs already, or None
 ) -> Clock:                      # One that runs already stays itself
     "The clock of a time limit."
+    require(limit is None or isinstance(limit, Clock) or limit > 0,
+            f"time_limit must be None or positive, got {limit}")
     return limit if isinstance(limit, Clock) else Clock(limit)
 
 # %% ../../nbs/1_foundations/00_core.ipynb #2346cbaa

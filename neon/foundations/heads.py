@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['value_of', 'Reheaded', 'DenseHead', 'dense_head']
 
-# %% ../../nbs/1_foundations/02a_heads.ipynb #12ceca59
+# %% ../../nbs/1_foundations/02a_heads.ipynb #060294c1
 import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,33 +16,43 @@ from torch.nn.modules import module as hooks
 
 from .core import NeonError, require
 from .networks import DenseNetwork, check_module, network_of, unwrap_module
-from .tracing import Part, Recorder, Trace, cuts, evaluating, layers_of, part_between, record, softmax_part
+from neon.foundations.tracing import (
+    Piece,
+    Recorder,
+    Trace,
+    cuts,
+    evaluating,
+    layers_of,
+    piece_between,
+    softmax_piece,
+    trace_module,
+)
 
-# %% ../../nbs/1_foundations/02a_heads.ipynb #2d4e355d
-def _last_parts(trace: Trace) -> list[Part]:
-    "The parts at the end of a forward pass that are affine or activations, and perhaps a softmax."
-    points, parts = cuts(trace), []
+# %% ../../nbs/1_foundations/02a_heads.ipynb #1a0f3f9f
+def _last_pieces(trace: Trace) -> list[Piece]:
+    "The pieces at the end of a forward pass that are affine or activations, and perhaps a softmax."
+    points, pieces = cuts(trace), []
     for first, last in reversed(list(zip(points, points[1:], strict=False))):
-        part = part_between(trace, first, last)
-        if part.kind == "other" and not any(p.kind == "linear" for p in parts):
-            part = softmax_part(trace, first) or part
-            if part.kind == "output": parts = []
-        if part.kind == "other" and any(p.kind == "linear" for p in parts): break
-        parts.insert(0, part)
-    return parts
+        piece = piece_between(trace, first, last)
+        if piece.kind == "other" and not any(p.kind == "linear" for p in pieces):
+            piece = softmax_piece(trace, first) or piece
+            if piece.kind == "output": pieces = []
+        if piece.kind == "other" and any(p.kind == "linear" for p in pieces): break
+        pieces.insert(0, piece)
+    return pieces
 
-# %% ../../nbs/1_foundations/02a_heads.ipynb #89ef2c9e
+# %% ../../nbs/1_foundations/02a_heads.ipynb #5ad43246
 def _head(trace: Trace) -> tuple[int, DenseNetwork] | None:
     "Number of the value that the chain receives, and the chain; None: there is none with a hidden layer."
-    parts = _last_parts(trace)
-    for i, part in enumerate(parts):
-        if part.kind != "linear": continue
-        try: layers = layers_of(trace, parts[i:])
+    pieces = _last_pieces(trace)
+    for i, piece in enumerate(pieces):
+        if piece.kind != "linear": continue
+        try: layers = layers_of(trace, pieces[i:])
         except NeonError: continue
-        return (part.first, network_of(layers)) if len(layers) > 1 else None
+        return (piece.first, network_of(layers)) if len(layers) > 1 else None
     return None
 
-# %% ../../nbs/1_foundations/02a_heads.ipynb #ac6c6e1d
+# %% ../../nbs/1_foundations/02a_heads.ipynb #688d2b1a
 class _Reached(Exception):
     "Ends a forward pass; carries the value."
 
@@ -68,9 +78,9 @@ def value_of(
     "A value inside a forward pass."
     if number == 0: return x.flatten(1)
     try:
-        with _Until(x, number): module(x)
+        with _Until(x.clone(), number) as recorder: module(recorder.tensors[0])
     except _Reached as found: return found.args[0].flatten(1)
-    raise NeonError(f"the forward pass of {type(module).__name__} takes another course on these rows than when it was traced")
+    raise NeonError(f"{type(module).__name__} takes another course on these rows than on those it was traced with")
 
 # %% ../../nbs/1_foundations/02a_heads.ipynb #0a35755f
 def _calls(module: nn.Module, x: Tensor) -> list[str]:
@@ -121,11 +131,17 @@ def _run_first(module: nn.Module, later: Sequence[str], value: int, head: DenseN
     for path in later: _put(twin, path, nn.Identity())
     return Reheaded(twin, value, head, flat)
 
-# %% ../../nbs/1_foundations/02a_heads.ipynb #a4b96ecb
+# %% ../../nbs/1_foundations/02a_heads.ipynb #adaf7e13
 def _as_the_module(module: nn.Module, head: DenseNetwork) -> DenseNetwork:
     "A copy of the chain on the device and in the precision of the module."
     like = next(p for p in module.parameters() if p.dtype.is_floating_point)
     return copy.deepcopy(head).to(like.device, like.dtype).train(module.training)
+
+
+def _equal(twin: nn.Module, module: nn.Module, x: Tensor) -> bool:
+    "Do two modules compute the same, in two sizes of batch?"
+    pairs = [(twin(b.clone()), module(b.clone())) for b in (x, x[:5])]
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4*float(b.std()) + 1e-7) for a, b in pairs)
 
 
 def _replacer(module: nn.Module, x: Tensor, trace: Trace, value: int, head: DenseNetwork) -> Callable | None:
@@ -139,10 +155,8 @@ def _replacer(module: nn.Module, x: Tensor, trace: Trace, value: int, head: Dens
     if start in later: ways.insert(0, lambda new: _swapped(module, others, start, _as_the_module(module, new)))
     for way in ways:
         try:
-            twin = way(head).eval()
-            if all(torch.allclose(twin(b), module(b), rtol=1e-3, atol=1e-4*float(module(b).std()) + 1e-7) for b in (x, x[:5])):
-                return way
-        except (RuntimeError, NeonError, ValueError, TypeError): continue
+            if _equal(way(head).eval(), module, x): return way
+        except (RuntimeError, NeonError, ValueError, TypeError): continue  # cannot be copied, or not be run so
     return None
 
 # %% ../../nbs/1_foundations/02a_heads.ipynb #7a35af0a
@@ -167,7 +181,7 @@ def _placed(rows: Tensor, like: Tensor) -> Tensor:
     rows = torch.as_tensor(rows)
     return rows.to(like.device, like.dtype) if rows.dtype.is_floating_point else rows.to(like.device)
 
-# %% ../../nbs/1_foundations/02a_heads.ipynb #d340e62e
+# %% ../../nbs/1_foundations/02a_heads.ipynb #767a9e7a
 def dense_head(
     module: nn.Module, # Any
     rows: Tensor,      # (n, ...) at least one row, as the module takes them
@@ -181,7 +195,7 @@ def dense_head(
     x = _placed(rows, like)[:64]
     with evaluating(module):
         try:
-            trace = record(module, x)
+            trace = trace_module(module, x)
             found = _head(trace)
         except (NeonError, RuntimeError): return None
         if found is None: return None

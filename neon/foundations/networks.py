@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
 from .activations import OUTPUT_ACTIVATIONS, activation_text, check_activation, make_activation
-from .tracing import TracedLayer, evaluating, layers_of, parts_of, record
+from .tracing import TracedLayer, evaluating, layers_of, pieces_of, trace_module
 from .core import Config, NeonError, atomic_write, read_json, require, torch_generator, write_json
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #1e3ae8f5
@@ -337,8 +337,8 @@ def _copy_layer(layer: DenseLayer, parsed: _ParsedLayer) -> None:
         ours.running_var += theirs.eps - ours.eps
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #f49da3b5
-def _from_modules(module: nn.Module) -> DenseNetwork:
-    "The first path: from module to module."
+def _copied(module: nn.Module) -> DenseNetwork:
+    "A network of the modules that data passes through."
     parsed = _parse_layers(_chain(module))
     network = DenseNetwork(Architecture(parsed[0].linear.in_features, tuple(map(_describe, parsed))))
     for layer, theirs in zip(network.layers, parsed, strict=True): _copy_layer(layer, theirs)
@@ -375,40 +375,39 @@ def _example(module: nn.Module, rows: Tensor | None) -> Tensor:
     width = matrix.shape[1] if first is None else first.in_features
     return torch.randn(64, width, generator=torch_generator(0, "example")).to(weight)
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #fe15408a
+# %% ../../nbs/1_foundations/02_networks.ipynb #4d31d9dd
 def _batches(x: Tensor) -> list[Tensor]:
     "The rows, and three random ones of their mean and spread."
     noise = torch.randn(3, *x.shape[1:], generator=torch_generator(0, "check")).to(x)
     return [x, noise*(x.std(0, correction=0) if len(x) > 1 else 1) + x.mean(0)]
 
 
-def _difference(network: DenseNetwork, module: nn.Module, x: Tensor) -> float:
+def _difference(ours: Tensor, theirs: Tensor, eps: float) -> float:
     "Largest difference of outputs, as a multiple of what rounding explains; 1 is the limit."
-    ours, theirs = network(x.flatten(1).float().cpu()), module(x).float().cpu()
-    theirs = theirs.view(len(x), -1) if theirs.dim() == 1 else theirs
-    if theirs.shape != ours.shape: return float("inf")
-    eps = torch.finfo(_like(module).dtype).eps
+    theirs = theirs.view(len(theirs), -1) if theirs.dim() == 1 else theirs
     fine = theirs.isfinite()
-    if not bool((fine == ours.isfinite()).all()): return float("inf")
+    if theirs.shape != ours.shape or not torch.equal(fine, ours.isfinite()): return float("inf")
     ours, theirs = ours[fine], theirs[fine]
-    if not len(theirs): return 0.0
     limit = max(1e-4, 20*eps)*float(theirs.std(correction=0)) + 100*max(eps, 1.2e-7)*float(theirs.abs().max()) + 1e-9
     return float((ours - theirs).abs().max())/limit
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #fa423547
-def _checked(network: DenseNetwork, module: nn.Module, x: Tensor) -> DenseNetwork:
-    "The network, if it computes what the module does."
-    n = network.architecture.n_inputs
-    require(x.flatten(1).shape[1] == n, f"the network takes rows of {n} features, got an array of shape {tuple(x.shape)}")
+# %% ../../nbs/1_foundations/02_networks.ipynb #e9291e65
+def _checked(network: DenseNetwork, module: nn.Module, x: Tensor, eps: float) -> DenseNetwork:
+    "The network, if it computes what the module does, in a precision of eps."
+    n, name = network.architecture.n_inputs, type(module).__name__
+    fits, shape = x.flatten(1).shape[1] == n, tuple(x.shape)
+    require(fits, f"the network takes rows of {n} features, got an array of shape {shape}")
     for batch in _batches(x):
-        require(_difference(network, module, batch) <= 1, f"{type(module).__name__} computes something else than its "
-                "layers say; it can only be a teacher")
+        ours, theirs = network(batch.flatten(1).float().cpu()), module(batch.clone()).float().cpu()
+        require(bool(theirs.isfinite().any()), f"{name} gives no finite output; some of its weights may not be finite")
+        require(_difference(ours, theirs, eps) <= 1,
+                f"{name} computes something else than its layers say; it can only be a teacher")
     return network
 
 
 def _check_repeats(module: nn.Module, x: Tensor) -> None:
     "Refuse a module that is random, or remembers."
-    y, again = module(x), module(x)
+    y, again = module(x.clone()), module(x.clone())
     same = not isinstance(y, Tensor) or torch.equal(torch.nan_to_num(y), torch.nan_to_num(again))
     require(same, f"{type(module).__name__} gives other outputs when it is called again, in evaluation mode as well")
 
@@ -438,13 +437,19 @@ def check_module(
     lazy = any(isinstance(p, UninitializedTensorMixin) for p in (*module.parameters(), *module.buffers()))
     require(not lazy, f"{type(module).__name__} has lazy layers that have seen no row yet; call it once on some rows")
 
-# %% ../../nbs/1_foundations/02_networks.ipynb #dcd47c06
-def _traced(module: nn.Module, x: Tensor) -> DenseNetwork:
+# %% ../../nbs/1_foundations/02_networks.ipynb #821a74fe
+def _from_modules(module: nn.Module, x: Tensor) -> DenseNetwork:
+    "The first path: from module to module."
+    return _checked(_copied(module), module, x, torch.finfo(_like(module).dtype).eps)
+
+
+def _from_trace(module: nn.Module, x: Tensor) -> DenseNetwork:
     "The second path: from what the module does."
-    trace = record(module, x)
-    return network_of(layers_of(trace, parts_of(trace)))
+    _check_repeats(module, x)
+    trace = trace_module(module, x)
+    return _checked(network_of(layers_of(trace, pieces_of(trace))), module, x, trace.eps)
 
-
+# %% ../../nbs/1_foundations/02_networks.ipynb #993b3a41
 def parse_network(
     module: nn.Module,           # Any module whose forward pass, in evaluation mode, is a chain of dense layers
     rows: Tensor | None = None,  # (n, ...) some rows as it takes them; None: random ones, as wide as its first layer
@@ -455,16 +460,14 @@ def parse_network(
     module, first = unwrap_module(module), None
     with evaluating(module):
         x = _example(module, rows)
-        try: return _checked(_from_modules(module), module, x)
+        try: return _from_modules(module, x)
         except Exception as error: first = error
-        try:
-            _check_repeats(module, x)
-            return _checked(_traced(module, x), module, x)
+        try: return _from_trace(module, x)
         except NeonError: raise
         except Exception as error:
             if isinstance(first, NeonError): raise first from None
-            raise NeonError(f"{type(module).__name__} cannot be run on rows of shape {tuple(x.shape)}: {error}"
-                            + ("; give rows as it takes them" if rows is None else "")) from error
+            name, more = type(module).__name__, "; give rows as it takes them" if rows is None else ""
+            raise NeonError(f"{name} cannot be run on rows of shape {tuple(x.shape)}: {error}{more}") from error
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #78a86a4e
 def _stem(path: str | Path) -> Path:

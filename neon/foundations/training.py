@@ -583,7 +583,7 @@ class AnnealConfig(Config):
 
     def rate(
         self,
-        update: float, # 0 to updates
+        update: int, # 0 to updates
     ) -> float:
         "Learning rate of an update."
         cosine = 1 + math.cos(math.pi*update/self.updates)
@@ -592,7 +592,7 @@ class AnnealConfig(Config):
 # %% ../../nbs/1_foundations/03_training.ipynb #f04d4917
 def _rates(config: AnnealConfig, clock: Clock) -> Iterator[float]:
     "Learning rates, by updates or by the clock."
-    for n in itertools.count(): yield config.rate(max(n, config.updates*clock.spent()) if clock.limited else n)
+    for n in itertools.count(): yield config.rate(max(n, int(config.updates*clock.spent())))
 
 # %% ../../nbs/1_foundations/03_training.ipynb #b11ca747
 def _reader(networks: Sequence[DenseNetwork], x: Tensor) -> Callable[[Tensor], Tensor]:

@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['Propose', 'METHODS', 'ALIASES', 'Part', 'Rows', 'Deal', 'hold_out', 'undivided', 'divided', 'Task', 'task_of',
            'Candidate', 'front', 'with_output', 'restore_output', 'finished', 'Tested', 'Verdict', 'judge',
-           'row_seconds', 'rows_in_time', 'Stage', 'MethodConfig', 'Method', 'register', 'method', 'get_method',
-           'compress_with']
+           'row_seconds', 'test_seconds', 'rows_to_read', 'thinned', 'rows_in_time', 'Stage', 'MethodConfig', 'Method',
+           'register', 'method', 'get_method', 'compress_with']
 
 # %% ../../nbs/2_methods/01_contract.ipynb #bed97a63
 import difflib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
+from sklearn.utils import _safe_indexing
 from torch import Tensor
 
 from ..foundations.core import Clock, Config, NeonError, TrainingConfig, as_clock, generator, repeat_in_workers
@@ -105,7 +108,7 @@ class Deal:
 def _deal(y: Tensor, share: float, deal: Deal, name: str) -> tuple[Tensor, Tensor]:
     "Row numbers of a part and of the rest; at least two rows each."
     part = deal.part(y, share, name)
-    rest = np.setdiff1d(np.arange(len(y)), part)
+    rest = np.flatnonzero(np.bincount(part, minlength=len(y)) == 0)
     require(min(len(part), len(rest)) >= 2, f"{len(y)} rows are too few to compress on; give at least 20"
             if deal.groups is None else "the groups are too few to part the rows; give at least 4, of similar sizes")
     return torch.from_numpy(part), torch.from_numpy(rest)
@@ -316,6 +319,18 @@ class _Measure:
         after = self.values(c.tested_on, part, c.network)
         return mean_drop(100*(before - after), self.metric), float(before.mean())
 
+# %% ../../nbs/2_methods/01_contract.ipynb #675cb7e8
+def _in_time(candidates: Iterable[Candidate], clock: Clock) -> Iterator[Candidate]:
+    "Candidates, as long as there is time for one more."
+    took, candidates = 0.0, iter(candidates)
+    for k in itertools.count():
+        begin = clock.now()
+        if clock.over() or took > clock.left(): return
+        try: c = next(candidates)
+        except StopIteration: return
+        took = clock.now() - begin if k else 0.0
+        yield c
+
 # %% ../../nbs/2_methods/01_contract.ipynb #66369829
 def judge(
     candidates: Iterable[Candidate], # Of each sequence the safest first; taken one at a time
@@ -324,14 +339,13 @@ def judge(
     guards: Sequence[Guard],         # One per budget, of one metric
     size: Callable[[Candidate], float] = lambda c: c.size, # What should be small
     measure: Callable[[Candidate], tuple[Drop, float]] | None = None, # -> drop, original's score; None: on the rows
-    clock: Clock = Clock(),          # No test begins when it is over
+    clock: Clock = Clock(),          # No candidate is asked for that would take longer than what is left
 ) -> list[Verdict]:                  # One per guard
     "Test candidates, in their order, for all guards at once: each candidate is made and measured once."
     original = Candidate(network, "as it was")
     walks, on_rows = [_Walk(guard, size(original)) for guard in guards], _Measure(network, rows, guards[0].metric)
     measure = measure or on_rows
-    for c in candidates:
-        if clock.over() and c.tested_on: break
+    for c in _in_time(candidates, clock):
         how_large, once = size(c), []
         def measured(c=c, once=once):
             if not once: once.append(measure(c))
@@ -344,14 +358,20 @@ def judge(
     return [Verdict(walk.guard, smallest(walk), walk.tested, walk.seen) for walk in walks]
 
 # %% ../../nbs/2_methods/01_contract.ipynb #ef846919
+def _draw(y: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    "Numbers of so many random rows, in rising order; a class that would lose all its rows keeps two."
+    order = rng.permutation(len(y))
+    codes, labels = (pd.factorize(y) if y.ndim == 1 else (None, ()))
+    if not 1 < len(labels) <= 200: return np.sort(order[:most])
+    lost = np.flatnonzero(np.bincount(codes[order[:most]], minlength=len(labels)) == 0)
+    return np.sort(np.concatenate([order[:most], *(order[codes[order] == k][:2] for k in lost)]))
+
+
 def _some(part: Part, most: float, seed: int, name: str) -> Part:
-    "At most so many rows, drawn at random; classes keep their shares."
-    n, most = len(part.y), int(min(most, len(part.y)))
-    if most == n: return part
-    rng = generator(seed, "time limit", name)
-    if part.y.dtype.is_floating_point: rows = rng.permutation(n)[:most]
-    else: rows = stratified_part(part.y.cpu().numpy(), most/n, rng)
-    rows = torch.from_numpy(np.sort(rows)).to(part.y.device)
+    "At most so many rows (and two of each class), drawn at random."
+    if most >= len(part.y): return part
+    rows = _draw(part.y.cpu().numpy(), int(most), generator(seed, "time limit", name))
+    rows = torch.from_numpy(rows).to(part.y.device)
     return type(part)(*(v[rows] if isinstance(v, Tensor) else v for v in part))
 
 # %% ../../nbs/2_methods/01_contract.ipynb #fbb85d19
@@ -371,8 +391,43 @@ def row_seconds(
         start = clock.now()
         work()
         return (clock.now() - start)/n
-    small = took(lambda: influence(metric, tiny_rows.y, predict(tiny, tiny_rows.x)), len(tiny_rows.y))
-    return took(lambda: predict(network, few), len(few)) + small, small
+    y = tiny_rows.y if tiny_rows.y.dtype.is_floating_point else torch.arange(len(tiny_rows.y)) % a.n_outputs
+    small = took(lambda: influence(metric, y, predict(tiny, tiny_rows.x)), len(y))
+    return max(1e-9, took(lambda: predict(network, few), len(few)) + small), max(1e-9, small)
+
+
+def test_seconds(
+    network: DenseNetwork,           # As it was
+    rows: Rows,                      # Those held out are tested on
+    metric: str | Metric | Callable, # See `get_metric`
+    clock: Clock,                    # For its `now`
+) -> float:
+    "How long a guard's tests take: of a few cuts, nearly as large as the original, and two dozen small candidates."
+    large, small = row_seconds(network, rows.guard, metric, clock)
+    return (6*large + 24*small)*(len(rows.compare.y) + len(rows.guard.y))
+
+# %% ../../nbs/2_methods/01_contract.ipynb #b63a9312
+def rows_to_read(
+    columns: int, # Of inputs and outputs together
+    clock: Clock, # A fifth of what is left may go into reading
+) -> float:       # Infinite without a limit
+    "How many rows can be read in time."
+    return 3e6*clock.left()/columns
+
+
+def thinned(
+    X, y,         # (n, features) rows and their n targets: arrays, tensors, tables or lists
+    clock: Clock, # Without a limit all rows stay
+    seed: int = 0, # Of the draw
+) -> tuple:       # In the order they came
+    "As many rows as can be read in time, drawn at random."
+    n = len(y)
+    if not clock.limited or getattr(X, "ndim", 2) < 2 or n < 1000: return X, y
+    most = max(1000, rows_to_read(X.shape[1] + 1 if hasattr(X, "shape") else len(X[0]) + 1, clock))
+    if n <= most or len(y) != (X.shape[0] if hasattr(X, "shape") else len(X)): return X, y
+    labels = y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    rows = _draw(labels, int(most), generator(seed, "time limit", "read"))
+    return tuple(v[torch.from_numpy(rows)] if isinstance(v, Tensor) else _safe_indexing(v, rows) for v in (X, y))
 
 # %% ../../nbs/2_methods/01_contract.ipynb #627d3ce4
 def rows_in_time(
@@ -384,11 +439,11 @@ def rows_in_time(
 ) -> Rows:                           # At least 100 rows of each kind, where there are so many
     "As many rows as there is time for, of each kind."
     if not clock.limited: return rows
-    large, small = (max(s, 1e-9) for s in row_seconds(network, rows.guard, metric, clock))
-    left, columns = clock.left(), network.architecture.n_inputs + network.architecture.n_outputs
-    most = {"fit": min(0.06*left/large, 1e7*left/columns),      # the reference teaches; and memory has a speed
+    large, small = row_seconds(network, rows.guard, metric, clock)
+    left, a = clock.left(), network.architecture
+    most = {"fit": min(0.06*left/large, rows_to_read(a.n_inputs + a.n_outputs, clock)), # the reference teaches
             "compare": 0.08*left/(4*large + 200*small),         # a few cuts, two hundred small candidates
-            "guard": 0.12*left/(6*large + 24*small)}            # a few cuts, two dozen small ones
+            "guard": 0.12*left/(6*large + 24*small)}            # see `test_seconds`
     return replace(rows, **{k: _some(getattr(rows, k), max(100, n), seed, k) for k, n in most.items()})
 
 # %% ../../nbs/2_methods/01_contract.ipynb #5c3c4088
@@ -563,6 +618,6 @@ def compress_with(
     config = config.started()
     rows = rows_in_time(network, rows, guard.metric, config.clock, config.seed)
     found = chosen.candidates(network, rows, guards[0], config)
-    verdicts = judge(found, network, rows, guards, size, clock=config.clock)
+    verdicts = judge(found, network, rows, guards, size, clock=config.clock.grace())
     config.callback(Stage("guard", size(verdicts[0].chosen.candidate), config.clock.left()))
     return verdicts
