@@ -21,8 +21,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from .compress import CompressConfig, compress_rows
-from .compression.export import class_indices, from_sklearn, is_sklearn_network, to_onnx, with_scaling, with_values
+from .compression.export import class_indices, from_sklearn, is_sklearn_network, last_step, to_onnx
+from .compression.export import with_scaling, with_values
 from .compression.search import SearchConfig
+from .compression.teachers import Outputs, Recorded, teacher_outputs, unwrap_estimator
 from .foundations.core import PROTOCOLS, NeonError, require, resolve_device, torch_generator
 from .foundations.networks import Architecture, DenseNetwork, Layer, build_network, parse_network
 from .foundations.training import AnnealConfig, anneal, predict, train_networks
@@ -78,19 +80,30 @@ def _split(x: Tensor, y: Tensor, share: float, seed: int) -> tuple[Rows, bool]:
     except NeonError: return Rows(Part(x, y), Part(x[:0], y[:0]), Part(x[:0], y[:0])), False
 
 # %% ../nbs/7_doors/01_estimators.ipynb #4678893c
-def _as_network(given) -> DenseNetwork:
-    "A network from what a user may call one."
+def _opened(given):
+    "What sits inside of what a user calls a network; unfitted estimators are refused."
     while type(given).__name__ == "FrozenEstimator": given = given.estimator
     kind = type(given).__name__
-    require(not isinstance(given, Pipeline),
+    try: opened = unwrap_estimator(given)
+    except NeonError as error:
+        require("not fitted" not in str(error), f"network is an {kind} that is not fitted; scikit-learn unfits "
+                "parameters when it copies an estimator, so give sklearn.frozen.FrozenEstimator(network)")
+        raise
+    return given if opened.transform_y else opened.inner
+
+# %% ../nbs/7_doors/01_estimators.ipynb #e18a0001
+def _as_network(given) -> DenseNetwork | None:
+    "A network from what a user may call one; None: it is a teacher."
+    inner = _opened(given)
+    require(not (isinstance(inner, Pipeline) and is_sklearn_network(last_step(inner))),
             "network is a pipeline; use its last step here, and put this estimator in its place")
-    if is_sklearn_network(given):
-        require(hasattr(given, "coefs_"), f"network is an {kind} that is not fitted; scikit-learn unfits parameters "
-                "when it copies an estimator, so give sklearn.frozen.FrozenEstimator(network)")
-        return from_sklearn(given)
-    require(isinstance(given, nn.Module),
-            f"network must be a torch module or a fitted MLPClassifier or MLPRegressor, got {kind}")
-    return parse_network(given)
+    if is_sklearn_network(inner): return from_sklearn(inner)
+    if not isinstance(inner, nn.Module):
+        require(hasattr(inner, "predict") or callable(inner),
+                f"network must be a torch module or a fitted estimator, got {type(inner).__name__}")
+        return None
+    try: return parse_network(inner)
+    except NeonError: return None
 
 # %% ../nbs/7_doors/01_estimators.ipynb #d7e5463a
 def _check_inputs(network: DenseNetwork, n_features: int) -> None:
@@ -146,14 +159,27 @@ class _NeonEstimator(_Parameters):
         seed, device = self._seed(), resolve_device(self.device)
         config = self._config(seed)
         self.mean_, self.scale_ = X.mean(0), _nonzero(X.std(0))
-        given = None if self.network is None else self._translated(_as_network(self.network)).to(device)
+        given = None if self.network is None else self._given(X).to(device)
         rows, enough = _split(self._rows(X).to(device), y.to(device), self.validation_fraction, seed)
+        teacher = isinstance(given, Recorded)
+        require(enough or not teacher, f"{len(X)} rows are too few to find a network that does what "
+                f"{type(self.network).__name__} does; give at least 100")
         if not enough:
             warnings.warn(f"{len(X)} rows are too few to compress a network; it is kept as it was", stacklevel=3)
         network = self._train(rows, seed) if given is None else given
         self.result_ = compress_rows(network, rows, config)[0] if enough else None
+        require(not teacher or self.result_.network is not network, "no network was found that scores within the budget "
+                f"of {type(self.network).__name__}; give more rows, a larger budget, or more effort")
         self.network_ = copy.deepcopy(self.result_.network if enough else network).cpu().eval()
         return self
+
+    def _given(self, X: np.ndarray) -> "DenseNetwork | Recorded":
+        "The network that was given, for standardised rows; or what a teacher says of these rows."
+        network = _as_network(self.network)
+        if network is not None: return self._translated(network)
+        said = teacher_outputs(_opened(self.network), X, self._kind)
+        self._check_teacher(said)
+        return Recorded(self._rows(X), self._said(said.as_judged()), said.name, said.n_params)
 
     def _rows(self, X: np.ndarray) -> Tensor:
         "Standardised features, float32."
@@ -179,12 +205,13 @@ class _NeonEstimator(_Parameters):
 def _class_labels(given, y: np.ndarray) -> np.ndarray:
     "The labels, in the order of the outputs of the network that is given, if one is."
     found = np.unique(y)
-    while type(given).__name__ == "FrozenEstimator": given = given.estimator
-    if given is not None and hasattr(given, "classes_"): return np.asarray(given.classes_)
+    inner = given if given is None or isinstance(given, nn.Module) else _opened(given)
+    if inner is not None and hasattr(inner, "classes_"): return np.asarray(inner.classes_)
     if len(found) < 2:
         raise NeonError(f"NeonClassifier needs at least two classes, but the data hold one class only: {found[0]!r}")
-    if given is None: return found
-    n = _as_network(given).architecture.n_outputs
+    network = None if given is None else _as_network(given)
+    if network is None: return found
+    n = network.architecture.n_outputs
     whole = np.issubdtype(found.dtype, np.integer)
     if len(found) < n and whole and 0 <= found[0] and found[-1] < n: return np.arange(n)
     require(len(found) == n, f"the network has {n} outputs, the data {len(found)} classes")
@@ -193,7 +220,7 @@ def _class_labels(given, y: np.ndarray) -> np.ndarray:
 # %% ../nbs/7_doors/01_estimators.ipynb #b8486031
 class NeonClassifier(ClassifierMixin, _NeonEstimator):
     "A classifier that is a small dense network."
-    _metric = "accuracy"
+    _metric, _kind = "accuracy", "classes"
 
     def fit(self, X, y):
         X, y = validate_data(self, X, y, dtype=np.float64)
@@ -208,6 +235,13 @@ class NeonClassifier(ClassifierMixin, _NeonEstimator):
         "A network of raw features as one of standardised features."
         _check_inputs(network, self.n_features_in_)
         return with_scaling(network, -self.mean_/self.scale_, 1/self.scale_)
+
+    def _check_teacher(self, said: Outputs) -> None:
+        "A teacher knows as many classes as there are."
+        n = said.outputs.shape[1]
+        require(n == len(self.classes_), f"{said.name} has {n} outputs, the data {len(self.classes_)} classes")
+
+    def _said(self, outputs: Tensor) -> Tensor: return outputs
 
     def predict_proba(
         self,
@@ -231,7 +265,7 @@ class NeonClassifier(ClassifierMixin, _NeonEstimator):
 # %% ../nbs/7_doors/01_estimators.ipynb #61f99a27
 class NeonRegressor(RegressorMixin, _NeonEstimator):
     "A regressor that is a small dense network."
-    _metric = "r2"
+    _metric, _kind = "r2", "values"
 
     def __sklearn_tags__(self):
         "What scikit-learn should know: several values per row are possible."
@@ -255,6 +289,15 @@ class NeonRegressor(RegressorMixin, _NeonEstimator):
         require(n == len(self.y_mean_), f"the network has {n} outputs, y has {len(self.y_mean_)} columns")
         network = with_scaling(network, -self.mean_/self.scale_, 1/self.scale_)
         return with_values(network, -self.y_mean_/self.y_scale_, 1/self.y_scale_)
+
+    def _check_teacher(self, said: Outputs) -> None:
+        "A teacher gives as many values as there are."
+        n = said.outputs.shape[1]
+        require(n == len(self.y_mean_), f"{said.name} gives {n} values, y has {len(self.y_mean_)} columns")
+
+    def _said(self, outputs: Tensor) -> Tensor:
+        "Values as standardised ones."
+        return ((outputs.double() - torch.from_numpy(self.y_mean_))/torch.from_numpy(self.y_scale_)).float()
 
     def predict(self, X):
         output = self._outputs(X)

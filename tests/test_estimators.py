@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_friedman1, make_moons
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -174,3 +175,23 @@ def test_wrong_settings_are_named(moons, settings, message):
 
 def test_one_class_is_refused():
     with pytest.raises(NeonError, match="one class only"): NeonClassifier(**QUICK).fit(np.zeros((30, 2)), ["a"]*30)
+
+
+def test_a_teacher_or_what_wraps_a_network(moons):
+    X, y = moons
+    mlp = MLPClassifier((16,), max_iter=60, random_state=0)
+    search = FrozenEstimator(GridSearchCV(mlp, {"alpha": [0.1]}, cv=2).fit(X, y))
+    assert NeonClassifier(search, **QUICK).fit(X, y).result_.original.architecture.hidden_widths == (16,)
+    forest = RandomForestClassifier(20, min_samples_leaf=5, random_state=0).fit(X, y)
+    taught = NeonClassifier(FrozenEstimator(forest), **{**QUICK, "budget": 10, "effort": 0.5}).fit(X, y)
+    assert str(taught.result_.original.architecture) == "RandomForestClassifier" and taught.score(X, y) > 0.8
+    Z, v = make_friedman1(400, random_state=0)
+    boosting = FrozenEstimator(HistGradientBoostingRegressor(max_iter=20).fit(Z, v))
+    assert NeonRegressor(boosting, **{**QUICK, "budget": 30, "effort": 0.5}).fit(Z, v).score(Z, v) > 0.5
+    with pytest.raises(NeonError, match="RandomForestClassifier that is not fitted"):
+        NeonClassifier(RandomForestClassifier()).fit(X, y)
+    with pytest.raises(NeonError, match="2 outputs, the data 3 classes"):
+        NeonClassifier(lambda rows: rows).fit(X, np.arange(len(y)) % 3)
+    with pytest.raises(NeonError, match="no network was found"):
+        perfect = FrozenEstimator(RandomForestClassifier(random_state=0).fit(X, np.arange(len(y)) % 7 // 6))
+        NeonClassifier(perfect, **{**QUICK, "budget": 0.1}).fit(X, np.arange(len(y)) % 7 // 6)

@@ -52,6 +52,7 @@ from neon.compression.teachers import (
     as_numbers,
     read_rows,
     read_targets,
+    refitted,
     rows_of,
     student_features,
     teacher_outputs,
@@ -402,6 +403,7 @@ def test_onnx_files(batch, labels, data, tmp_path):
         said = teacher_outputs(given, data[0].astype(float))
         assert torch.allclose(said.outputs.softmax(1), torch.tensor(data[0] @ W).softmax(1), atol=1e-5)
     assert said.kind == "classes" and teacher_outputs(tmp_path/"m.onnx", data[0]).name == "m.onnx"
+    assert teacher_outputs(tmp_path/"m.onnx", data[0]).n_params == 18
     (tmp_path/"bad.onnx").write_text("no model")
     with pytest.raises(NeonError, match="no ONNX model"): teacher_outputs(tmp_path/"bad.onnx", data[0])
 
@@ -588,6 +590,19 @@ def test_skorch(data):
     values = skorch.NeuralNetRegressor(nn.Linear(6, 1), max_epochs=2, verbose=0).fit(X, v[:, None])
     assert unwrap_estimator(values).inner is values.module_ and teacher_outputs(values, X).kind == "values"
     with pytest.raises(NeonError, match="not fitted"): unwrap_estimator(skorch.NeuralNetRegressor(nn.Linear(6, 1)))
+
+
+def test_an_estimator_is_fitted_again_without_the_rows_kept_aside(data):
+    X, y, words, _, v = data
+    grid = GridSearchCV(DecisionTreeClassifier(), {"max_depth": [2]}, cv=2).fit(X, words)
+    for model in (grid, make_pipeline(StandardScaler(), DecisionTreeClassifier()).fit(X, words)):
+        half = refitted(model, X[:100], words[:100])
+        assert half.score(X[100:], words[100:]) < 1 and set(half.classes_) == {"high", "low", "mid"}
+    scaled = TransformedTargetRegressor(MLPRegressor(max_iter=3), transformer=StandardScaler()).fit(X, v)
+    assert isinstance(refitted(scaled, X[:100], v[:100]), TransformedTargetRegressor)
+    frozen = CalibratedClassifierCV(FrozenEstimator(grid)).fit(X, words)
+    for other in (nn.Linear(6, 3), frozen, lambda X: X, words): assert refitted(other, X, words) is None
+    assert refitted(grid, X[:0], words[:0]) is None
 
 
 def test_back_to_scikit_learn():

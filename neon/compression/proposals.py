@@ -226,8 +226,7 @@ def plan_and_search(
     config: MethodConfig,  # All budgets, and what the search may use
 ) -> Iterator[Candidate]:
     "The front of the pool, to be shown, and the two sequences, to be tested, for every budget."
-    network = fold_norms(network) if network.architecture.layers else network
-    guards = [guard.replace(budget=budget) for budget in config.budgets]
+    network, guards = fold_norms(network), [guard.replace(budget=budget) for budget in config.budgets]
     search, plans = gather_candidates(network, rows, guards, config)
     for k, g in enumerate(guards):
         reasons = plans[k].reasons if plans else ()

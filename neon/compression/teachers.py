@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MAX_ROWS', 'MAX_DENSE', 'rows_of', 'read_targets', 'ReadRows', 'read_rows', 'as_numbers', 'student_features',
            'Outputs', 'n_rows', 'open_onnx', 'teacher_name', 'check_fitted', 'teacher_outputs', 'TeacherSizes',
-           'Recorded', 'Unwrapped', 'unwrap_estimator', 'as_estimator']
+           'Recorded', 'Unwrapped', 'unwrap_estimator', 'refitted', 'as_estimator']
 
-# %% ../../nbs/5_compression/08_teachers.ipynb #4533af13
+# %% ../../nbs/5_compression/08_teachers.ipynb #1cc8e13b
 import copy
 import inspect
 import warnings
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import is_regressor
+from sklearn.base import clone, is_regressor
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -458,11 +458,18 @@ def _onnx_outputs(session, X, rows: int, name: str) -> Tensor:
         return _onnx_numbers(session.run(None, feed))[:n]
     return _in_chunks(ask, X, fixed or rows, name)
 
-# %% ../../nbs/5_compression/08_teachers.ipynb #f031605b
+# %% ../../nbs/5_compression/08_teachers.ipynb #af212623
+def _size_of_file(path: str | Path) -> Counter:
+    "Numbers that an ONNX file holds, where the package onnx is there to read them."
+    try: import onnx
+    except ImportError: return Counter()
+    return Counter(parameters=sum(int(np.prod(t.dims)) for t in onnx.load(str(path)).graph.initializer))
+
+# %% ../../nbs/5_compression/08_teachers.ipynb #535a9cd1
 def _sizes(given) -> Counter:
     "Parameters and tree nodes of a predictor, found in it and in what it is made of."
     if isinstance(given, nn.Module): return Counter(parameters=sum(p.numel() for p in given.parameters()))
-    if isinstance(given, str): return Counter()
+    if isinstance(given, str | Path): return _size_of_file(given)
     found, facts = Counter(), getattr(given, "__dict__", {})
     if "tree_" in facts: return Counter({"tree nodes": given.tree_.node_count})
     if "_predictors" in facts: return Counter({"tree nodes": sum(len(t.nodes) for t in np.ravel(given._predictors))})
@@ -686,6 +693,22 @@ def unwrap_estimator(
         return y
     return Unwrapped(inner.inner, lambda new: outer.rebuild(inner.rebuild(new)), transform_y if steps else None,
                      inner.classes or outer.classes)
+
+# %% ../../nbs/5_compression/08_teachers.ipynb #7c38df0e
+def refitted(
+    given, # Any predictor
+    X, y,  # Rows and targets to fit, as it takes them
+):         # A fitted copy that has seen no others; None where that cannot be
+    "The estimator as it would be, had it been fitted to these rows alone."
+    opened = unwrap_estimator(given)
+    model = given if opened.transform_y else opened.inner
+    if not (hasattr(model, "get_params") and hasattr(model, "fit")): return None
+    settings = model.get_params().values()
+    if any(isinstance(v, FrozenEstimator) or (isinstance(v, str) and v == "prefit") for v in settings): return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        try: return clone(model).fit(X, y)
+        except Exception: return None
 
 # %% ../../nbs/5_compression/08_teachers.ipynb #92672973
 def _in_order(network: DenseNetwork, order: Sequence[int]) -> DenseNetwork:

@@ -303,6 +303,7 @@ def fold_norms(
     network: DenseNetwork, # Not changed
 ) -> DenseNetwork:         # Without norms, with a bias in every layer
     "A network that computes the same in evaluation mode, with linear maps and activations only."
+    if not network.architecture.layers: return network  # a reference that is only known by its outputs
     layers, facts = [], []
     for layer, fact in zip(network.layers, network.architecture.layers, strict=True):
         W = layer.linear.weight
