@@ -15,12 +15,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .compression.checks import about_classes, against_constant, likely_reasons, recall_table
 from .compression.inputs import Given, Space, recorded, space_of, understand
 from .compression.proposals import COSTS, all_stages
-from .compression.result import Compressed, explain
+from .compression.result import Compressed, Progress, explain
 from .compression.search import SearchConfig
 from .compression.sizes import wanted_size
 from .compression.tasks import as_targets, check_metric
@@ -124,17 +123,15 @@ def compress_rows(
     network: DenseNetwork, # Any; not changed
     rows: Rows,            # To fit, to compare on, and for the guard
     config: CompressConfig = CompressConfig(), # What is asked for
-    progress: bool = False, # Show a progress bar?
+    progress: bool | None = False, # Show a progress bar? None: where somebody looks on
 ) -> list[Compressed]:     # One per budget
     "A method proposes, the guard decides."
     method, start, clock = find_method(config.method), time.monotonic(), as_clock(config.time_limit)
     config = replace(config, time_limit=clock) if clock.limited else config
-    with undisturbed(), tqdm(total=len(all_stages(config.search)), desc="compress", disable=not progress) as bar:
-        def callback(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
+    with undisturbed(), Progress(len(all_stages(config.search)), progress, config.objective) as bar:
         network, guard = network.to(rows.fit.x.device), config.guard(config.budgets[0])
         if network.architecture.layers: network = fold_norms(network)
-        verdicts = compress_with(method, network, rows, guard, config.means(callback), config.size)
-        bar.update(bar.total - bar.n)  # a round that finds nothing is the last
+        verdicts = compress_with(method, network, rows, guard, config.means(bar), config.size)
     seconds = time.monotonic() - start
     return [_result(v, network, config.size, seconds) for v in verdicts]
 
