@@ -196,7 +196,8 @@ def _weights(weights, n: int) -> Tensor | None:
     if weights is None: return None
     weights = torch.as_tensor(np.asarray(weights, dtype=float))
     good = weights.shape == (n,) and bool(torch.isfinite(weights).all()) and bool((weights > 0).all())
-    require(good, f"sample_weight holds one number above 0 per row of X, which has {n} rows; got {tuple(weights.shape)}")
+    require(good, f"sample_weight holds one number above 0 per row of X, which has {n} rows; got an array of shape "
+            f"{tuple(weights.shape)}")
     return weights
 
 # %% ../nbs/7_doors/00_compress.ipynb #eaa6430c
@@ -220,7 +221,8 @@ def _case(
     place = lambda part: Part(*(v.to(said.device) for v in space.rows(*part)))
     whole, kept = place(part), held and place(held)
     rows = hold_out(*whole, kept, seed=seed, **said.deal)
-    numbers = hold_out(torch.arange(len(part.x))[:, None], part.y, kept and Part(kept.y, kept.y), seed=seed, **said.deal)
+    numbered = torch.arange(len(part.x))[:, None], part.y, kept and Part(kept.y, kept.y)
+    numbers = hold_out(*numbered, seed=seed, **said.deal)
     weights = _weights(said.weights, len(y))
     if weights is not None: rows = _weighted(rows, weights, numbers, validated)
     network = (_of_teacher(given, space, X, whole, said.validation, kept) if given.is_teacher else
@@ -228,7 +230,7 @@ def _case(
     metric = check_metric(metric, given.task, rows.held.y, predict(network, rows.held.x))
     return _Case(given, X, y, whole, rows, numbers.fit.x[:, 0], space, network, metric, validated)
 
-
+# %% ../nbs/7_doors/00_compress.ipynb #e657b5a3
 def _checked(given: Given, X, y, of: str = "") -> Part:
     "Rows and targets of equal length."
     x, target = given.features(X, f"X{of}"), given.targets(y, f"y{of}")
@@ -249,14 +251,14 @@ def _reference(case: _Case, seen: bool | None, seed: int, in_time: Callable[[], 
     make = _taught_twin if case.given.is_teacher else _twin
     return honest_reference(case.network, case.rows, lambda: make(case, seed, in_time), seen)
 
-
+# %% ../nbs/7_doors/00_compress.ipynb #3afb1377
 def _twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> DenseNetwork:
     "Of the network's shape, norms and dropout included."
     shape, last = case.given.network.architecture, case.network.architecture.layers[-1]
     shape = replace(shape, layers=(*shape.layers[:-1], last))
     return train_twin(case.network, case.rows, shape, seed, in_time)
 
-
+# %% ../nbs/7_doors/00_compress.ipynb #3d549a33
 def _taught_twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> Recorded | None:
     "A teacher that was fitted anew on the rows to fit, known by its answers; None: that cannot be."
     given, source = case.given, case.given.source
@@ -266,7 +268,7 @@ def _taught_twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> Recorde
     answers = understand(twin, case.X, case.y, given.task.kind, given.classes).taught(case.X)
     return recorded(given, case.space, case.whole.x.cpu(), answers).to(case.whole.x.device)
 
-
+# %% ../nbs/7_doors/00_compress.ipynb #0826530b
 def _module_twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> nn.Module | None:
     "A torch module trained anew, where that can be."
     if isinstance(case.X, tuple) or case.given.task.kind == "binary": return None
@@ -403,7 +405,8 @@ def compress(
                             method=size.method(search) if size else method, agent=agent,
                             search=search or SearchConfig(), time_limit=clock if clock.limited else None,
                             seed=random_state)
-    said = _Said(validation, task, metric, classes, seen, sample_weight, groups, ordered, resolve_device(device), progress)
+    said = _Said(validation, task, metric, classes, seen, sample_weight, groups, ordered, resolve_device(device),
+                 progress)
     results = _compress(network, X, y, said, config)
     if size: results = [replace(result, wanted=str(size)) for result in results]
     return results if front else results[0]

@@ -40,17 +40,9 @@ class Teacher(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor: return self.answers(x)
 
-# %% ../../nbs/5_compression/12_inputs.ipynb #c623d33f
-@dataclass(frozen=True)
-class Given:
-    "What went in."
-    network: DenseNetwork | Teacher # As it came
-    task: Task                      # What it is asked
-    read: Callable[[object], Tensor]             # X -> (n, features) float32, as the network or a student takes them
-    rebuild: Callable[[DenseNetwork], object] = lambda small: None # What is given back beside the small network
-    source: object = None                        # An estimator that went in, or a module with a head; None: neither
-    transform_y: Callable | None = None          # Targets as the network gives them; None: as they are
-    notes: tuple[str, ...] = ()                  # What should be known of it, in sentences
+# %% ../../nbs/5_compression/12_inputs.ipynb #773d9f54
+class _Facts:
+    "What follows from the network and its task."
 
     @property
     def is_teacher(self) -> bool:
@@ -76,6 +68,18 @@ class Given:
     def classes(self) -> list | None:
         "Labels in the order of the outputs."
         return None if self.task.labels is None else list(self.task.labels)
+
+# %% ../../nbs/5_compression/12_inputs.ipynb #c623d33f
+@dataclass(frozen=True)
+class Given(_Facts):
+    "What went in."
+    network: DenseNetwork | Teacher # As it came
+    task: Task                      # What it is asked
+    read: Callable[[object], Tensor]             # X -> (n, features) float32, as the network or a student takes them
+    rebuild: Callable[[DenseNetwork], object] = lambda small: None # What is given back beside the small network
+    source: object = None                        # An estimator that went in, or a module with a head; None: neither
+    transform_y: Callable | None = None          # Targets as the network gives them; None: as they are
+    notes: tuple[str, ...] = ()                  # What should be known of it, in sentences
 
     def features(
         self,
@@ -232,8 +236,8 @@ def understand(
     inside = unwrap_estimator(given)
     if inside.transform_y is not None: y = as_targets(inside.transform_y(y))
     if is_sklearn_network(last_step(inside.inner)): return _estimator(inside)
-    if isinstance(inside.inner, nn.Module): return _module(unwrap_module(inside.inner), inside, X, y, task, classes, metric)
-    return _teacher(inside, X, y, task, classes, metric)
+    said = inside, X, y, task, classes, metric
+    return _module(unwrap_module(inside.inner), *said) if isinstance(inside.inner, nn.Module) else _teacher(*said)
 
 # %% ../../nbs/5_compression/12_inputs.ipynb #b68ccf1e
 @dataclass(frozen=True)
