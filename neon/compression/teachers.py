@@ -595,8 +595,8 @@ class Recorded(nn.Module):
         unknown = (self.x[place] != x).any(1)
         if unknown.any():
             first = int(unknown.long().argmax())
-            raise NeonError(f"{self.architecture} was never asked for row {first} of these {len(x)}; it is known by its "
-                            f"outputs on {len(self.keys)} rows only")
+            raise NeonError(f"{self.architecture} was never asked for row {first} of these {len(x)}; it is known by "
+                            f"its outputs on {len(self.keys)} rows only")
         return self.outputs[place]
 
 # %% ../../nbs/5_compression/08_teachers.ipynb #abba0c83
