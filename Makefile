@@ -36,7 +36,7 @@ help: ## list the targets (this)
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS=$$'\t' read -r t d; do printf '  %-10s %s\n' "$$t" "$$d"; done
 
 run: $(VENV)/notebooks.stamp ## train the agent on digits, compress unseen networks, print the table (minutes)
-	$(BIN)/neon run --output-dir $(RUN_DIR) $(ARGS) </dev/null
+	$(BIN)/neon run --n-networks 16 --episodes 96 --output-dir $(RUN_DIR) $(ARGS) </dev/null
 
 study: $(VENV)/dev.stamp ## compare all methods on many networks with Snakemake (minutes; PROFILE=full: days, see workflow/)
 	$(BIN)/python -m snakemake --snakefile workflow/Snakefile --profile workflow/profiles/$(PROFILE) $(ARGS) </dev/null

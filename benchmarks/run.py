@@ -14,6 +14,7 @@ memory      peak memory of each, in processes of their own
 similarity  loss of a population: one network and layer at a time against all at once
 ecomp       a generation of the published EComp: network by network against the population at once
 compress    one call of `compress`, 0.8 million parameters on 5,000 and on 45,000 rows
+command     the version and the helps of `neon`: under a CPU second each
 
 Variants A and B run in turn in one process, at one thread; a ratio is that of the medians of their CPU times, with a
 bootstrap interval (95 %), and the difference in accuracy (points) stands beside it. "(mean)" marks ratios of means,
@@ -32,12 +33,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks import agent, base, compress, ecomp, gemm, growth, memory, similarity, step
+from benchmarks import agent, base, command, compress, ecomp, gemm, growth, memory, similarity, step
 from benchmarks.common import Options, in_words, save, table_path
 from neon.foundations.core import NeonError
 
 BENCHMARKS = {"step": step.run, "base": base.run, "agent": agent.run, "growth": growth.run, "gemm": gemm.run,
-              "memory": memory.run, "similarity": similarity.run, "ecomp": ecomp.run, "compress": compress.run}
+              "memory": memory.run, "similarity": similarity.run, "ecomp": ecomp.run, "compress": compress.run,
+              "command": command.run}
 OUTPUT = "data/results/bench.csv"
 
 

@@ -363,12 +363,13 @@ def _run_options(parser: _Parser) -> None:
     parser.add_argument("--template", type=Path, metavar="PATH", help="another notebook with a cell tagged "
                         "`parameters`, whose defaults then count")
 
-# %% ../nbs/9_command/00_cli.ipynb #ade5e1dd
-_command("networks", "neon.command.runs", "train the base networks only",
-         "Draw and train base networks until each passes the quality gate of the protocol.",
-         "  neon networks --dataset digits --n-networks 30")(_stage_options)
+# %% ../nbs/9_command/00_cli.ipynb #0d4cb681
+@_command("networks", "neon.command.runs", "train the base networks only",
+          "Draw and train base networks until each passes the quality gate of the protocol.",
+          "  neon networks --dataset digits --n-networks 30")
+def _networks_options(parser: _Parser) -> None: _stage_options(parser)
 
-
+# %% ../nbs/9_command/00_cli.ipynb #042000cc
 @_command("train", "neon.command.runs", "base networks where missing, then the agent",
           "Train the agent that decides how much of each layer stays.",
           "  neon train --dataset digits --budget 1 --passes 4\n"
@@ -379,11 +380,12 @@ def _train_options(parser: _Parser) -> None:
     parser.add_argument("--checkpoint-seconds", type=float, default=30, metavar="S",
                         help="save the agent in training at most this often (default: 30)")
 
-
-_command("evaluate", "neon.command.runs", "compress with a trained agent, print the table",
-         "Compress every base network of a trained run with its agent, frozen; write results_train.csv and\n"
-         "results_test.csv and print the results on the networks the agent never saw.",
-         "  neon evaluate --output-dir runs/digits")(_stage_options)
+# %% ../nbs/9_command/00_cli.ipynb #55d407f4
+@_command("evaluate", "neon.command.runs", "compress with a trained agent, print the table",
+          "Compress every base network of a trained run with its agent, frozen; write results_train.csv and\n"
+          "results_test.csv and print the results on the networks the agent never saw.",
+          "  neon evaluate --output-dir runs/digits")
+def _evaluate_options(parser: _Parser) -> None: _stage_options(parser)
 
 # %% ../nbs/9_command/00_cli.ipynb #753dbab7
 ECOMP_HELP = {
@@ -479,12 +481,20 @@ def _study_options(parser: _Parser) -> None:
         options(action)
         _add_options(action, _fields("study/jobs", "StudyConfig"), STUDY_HELP, {})
 
-# %% ../nbs/9_command/00_cli.ipynb #9384491f
-def _no_options(parser: _Parser) -> None: "An action that has none of its own."
-
-
-_study_action("list", "the jobs and their states", "List all jobs in their order, and which are done.",
-              "  neon study list --profile quick")(_no_options)
+# %% ../nbs/9_command/00_cli.ipynb #97767809
+@_study_action("latency", "time before and after",
+               "Write study_latency.csv: what a forward pass takes on one thread of this machine, before and after,\n"
+               "for the networks that were kept. Leave the machine alone meanwhile.",
+               "  neon study latency --profile quick")
+@_study_action("base", "base networks beside other models",
+               "Write study_base.csv: test accuracies of base networks, forests, support vector machines, neighbours,\n"
+               "boosting and logistic regression.", "  neon study base --profile quick")
+@_study_action("gather", "the rows there are, as study.csv",
+               "Write study.csv, failures.csv and study_meta.json from what is there, at any time.",
+               "  neon study gather --profile quick")
+@_study_action("list", "the jobs and their states", "List all jobs in their order, and which are done.",
+               "  neon study list --profile quick")
+def _no_options(parser: _Parser) -> None: "Actions that have none of their own."
 
 # %% ../nbs/9_command/00_cli.ipynb #500143fb
 @_study_action(
@@ -496,18 +506,6 @@ _study_action("list", "the jobs and their states", "List all jobs in their order
     "  neon study run --profile full --output-dir runs/full --workers 8")
 def _retry_option(parser: _Parser) -> None:
     parser.add_argument("--retry", action="store_true", help="try again what failed")
-
-# %% ../nbs/9_command/00_cli.ipynb #2212fbe9
-_study_action("gather", "the rows there are, as study.csv",
-              "Write study.csv, failures.csv and study_meta.json from what is there, at any time.",
-              "  neon study gather --profile quick")(_no_options)
-_study_action("base", "base networks beside other models",
-              "Write study_base.csv: test accuracies of base networks, forests, support vector machines, neighbours,\n"
-              "boosting and logistic regression.", "  neon study base --profile quick")(_no_options)
-_study_action("latency", "time before and after",
-              "Write study_latency.csv: what a forward pass takes on one thread of this machine, before and after,\n"
-              "for the networks that were kept. Leave the machine alone meanwhile.",
-              "  neon study latency --profile quick")(_no_options)
 
 # %% ../nbs/9_command/00_cli.ipynb #1858c30d
 @_study_action("curves", "learning curves of `neon run`", "Write study_curves.csv from the trainings of some runs.",

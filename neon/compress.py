@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .compression.checks import about_classes, against_constant, likely_reasons, recall_table
 from .compression.inputs import Given, Space, recorded, space_of, understand
 from .compression.proposals import COSTS, all_stages
-from .compression.result import Compressed, explain
+from .compression.result import Compressed, Progress, explain
 from .compression.search import SearchConfig
+from .compression.sizes import wanted_size
 from .compression.tasks import as_targets, check_metric
-from .compression.teachers import Recorded, as_numbers, read_rows
+from .compression.teachers import Recorded, as_numbers, read_rows, teacher_outputs, unwrap_estimator
 from .compression.twins import Reference, honest_reference, refit, retrain, train_on, train_twin
 from .foundations.core import Clock, Config, as_clock, require, resolve_device, undisturbed
 from .foundations.networks import DenseNetwork
@@ -123,17 +123,15 @@ def compress_rows(
     network: DenseNetwork, # Any; not changed
     rows: Rows,            # To fit, to compare on, and for the guard
     config: CompressConfig = CompressConfig(), # What is asked for
-    progress: bool = False, # Show a progress bar?
+    progress: bool | None = False, # Show a progress bar? None: where somebody looks on
 ) -> list[Compressed]:     # One per budget
     "A method proposes, the guard decides."
     method, start, clock = find_method(config.method), time.monotonic(), as_clock(config.time_limit)
     config = replace(config, time_limit=clock) if clock.limited else config
-    with undisturbed(), tqdm(total=len(all_stages(config.search)), desc="compress", disable=not progress) as bar:
-        def callback(stage: str) -> None: bar.set_postfix_str(stage); bar.update()
+    with undisturbed(), Progress(len(all_stages(config.search)), progress, config.objective) as bar:
         network, guard = network.to(rows.fit.x.device), config.guard(config.budgets[0])
         if network.architecture.layers: network = fold_norms(network)
-        verdicts = compress_with(method, network, rows, guard, config.means(callback), config.size)
-        bar.update(bar.total - bar.n)  # a round that finds nothing is the last
+        verdicts = compress_with(method, network, rows, guard, config.means(bar), config.size)
     seconds = time.monotonic() - start
     return [_result(v, network, config.size, seconds) for v in verdicts]
 
@@ -141,10 +139,34 @@ def compress_rows(
 def _answers(network, X, task: str | None) -> np.ndarray:
     "The network's own answers, where there are no targets."
     if hasattr(network, "predict"): return np.asarray(network.predict(X))
-    given = understand(network, X, np.zeros(len(X)), "values")
-    output = given.taught(X) if given.is_teacher else predict(given.network, given.features(X))
+    output = teacher_outputs(unwrap_estimator(network).inner, X, task).outputs
     if output.shape[1] > 1 and task in (None, "classes"): return output.argmax(1).numpy()
     return (output > 0).long().numpy() if task in ("binary", "labels") else output.numpy()
+
+# %% ../nbs/7_doors/00_compress.ipynb #9649099f
+@dataclass(frozen=True)
+class _Said:
+    "What a call says of its rows."
+    validation: tuple | None
+    task: str | None
+    metric: str | Callable | None
+    classes: Sequence | None
+    seen: bool | None
+    weights: object
+    groups: object
+    ordered: bool
+    device: torch.device
+    progress: bool | None
+
+    @property
+    def deal(self) -> dict:
+        "How rows are parted."
+        return {"groups": None if self.groups is None else np.asarray(self.groups), "ordered": self.ordered}
+
+    @property
+    def matched(self) -> bool:
+        "Does anything else belong to the rows, one by one?"
+        return self.groups is not None or self.weights is not None
 
 # %% ../nbs/7_doors/00_compress.ipynb #e8a1b22e
 @dataclass(frozen=True)
@@ -189,20 +211,22 @@ def _weighted(rows: Rows, weights: Tensor, numbers: Rows, validated: bool) -> Ro
 
 # %% ../nbs/7_doors/00_compress.ipynb #ee8b2a36
 def _case(
-    given: Given, X, y: np.ndarray, weights: Tensor | None, validation: tuple | None, metric, device, seed: int, deal: dict,
+    given: Given, X, y: np.ndarray, said: _Said, metric: Metric, seed: int,
 ) -> _Case:
     "Rows for the three purposes, on the device and in the space of the rows to fit; the metric, tried on them."
-    part = _checked(given, X, y)
-    held = None if validation is None else _checked(given, *_pair(validation), " of validation")
+    part, validated = _checked(given, X, y), said.validation is not None
+    held = _checked(given, *_pair(said.validation), " of validation") if validated else None
     space = space_of(*part, given.last)
-    place = lambda part: Part(*(v.to(device) for v in space.rows(*part)))
+    place = lambda part: Part(*(v.to(said.device) for v in space.rows(*part)))
     whole, kept = place(part), held and place(held)
-    rows = hold_out(*whole, kept, seed=seed, **deal)
-    numbers = hold_out(torch.arange(len(part.x))[:, None], part.y, kept and Part(kept.y, kept.y), seed=seed, **deal)
-    if weights is not None: rows = _weighted(rows, weights, numbers, validation is not None)
-    network = space.into(given.inner).to(device) if not given.is_teacher else _of_teacher(given, space, X, whole, validation, kept)
+    rows = hold_out(*whole, kept, seed=seed, **said.deal)
+    numbers = hold_out(torch.arange(len(part.x))[:, None], part.y, kept and Part(kept.y, kept.y), seed=seed, **said.deal)
+    weights = _weights(said.weights, len(y))
+    if weights is not None: rows = _weighted(rows, weights, numbers, validated)
+    network = (_of_teacher(given, space, X, whole, said.validation, kept) if given.is_teacher else
+               space.into(given.inner).to(said.device))
     metric = check_metric(metric, given.task, rows.held.y, predict(network, rows.held.x))
-    return _Case(given, X, y, whole, rows, numbers.fit.x[:, 0], space, network, metric, validation is not None)
+    return _Case(given, X, y, whole, rows, numbers.fit.x[:, 0], space, network, metric, validated)
 
 
 def _checked(given: Given, X, y, of: str = "") -> Part:
@@ -265,15 +289,15 @@ def _warnings(case: _Case) -> tuple[list[str], float]:
     "What is wrong with the reference, if anything; and the score of the best constant answer."
     held, given, space = case.rows.held, case.given, case.space
     own, constant, no_better = against_constant(case.metric, case.rows.fit, held, predict(case.network, held.x))
-    if not no_better: return list(given.notes), constant
+    if not no_better: return [], constant
     if given.is_teacher: y, output, rescaled = held.y, predict(case.network, held.x), None
     else:
         x = space.mean.to(held.x) + held.x*space.scale.to(held.x)                          # the rows as they came ...
         y = held.y if space.y_mean is None else held.y*space.y_scale + space.y_mean
         output, rescaled = (predict(given.inner.to(held.x.device), v) for v in (x, held.x)) # ... and standardised
     reasons = likely_reasons(given.task, Part(held.x, y), output, rescaled)
-    return [*given.notes, *(f"the network scores {own:.3f} ({case.metric.name}), no better than a constant answer "
-                            f"({constant:.3f}), so nearly anything keeps its score: {why}" for why in reasons)], constant
+    return [f"the network scores {own:.3f} ({case.metric.name}), no better than a constant answer ({constant:.3f}), so "
+            f"nearly anything keeps its score: {why}" for why in reasons], constant
 
 # %% ../nbs/7_doors/00_compress.ipynb #c451466f
 def _promise(case: _Case, reference: Reference, guard: Guard) -> str:
@@ -299,7 +323,7 @@ def _returned(result: Compressed, case: _Case, reference: Reference, search: Sea
 # %% ../nbs/7_doors/00_compress.ipynb #e4700b2c
 def _looked_at(result: Compressed, case: _Case, reference: Reference, about: list[str], constant: float) -> Compressed:
     "A result of the judge, with what should be known besides."
-    held, notes, recalls = case.rows.held, list(about), None
+    held, notes, recalls = case.rows.held, [*about, *case.given.notes], None
     if case.given.task.kind != "values":
         outputs = (predict(n, held.x) for n in (reference.network, result.network))
         recalls = recall_table(case.given.task, held.y, *outputs)
@@ -310,66 +334,76 @@ def _looked_at(result: Compressed, case: _Case, reference: Reference, about: lis
                      "seen=False")
     return replace(result, notes=tuple(notes), recalls=recalls, baseline=constant)
 
+# %% ../nbs/7_doors/00_compress.ipynb #0f32a718
+def _understood(network, X, y, said: _Said, config: CompressConfig, clock: Clock) -> tuple[_Case, bool]:
+    "Rows read, the task understood, the metric tried; and whether the score is agreement with the network."
+    read = read_rows(X, y, said.task if said.task in ("labels", "values") else None)
+    X, agreement = read.X, read.y is None
+    y = as_targets(_answers(network, X, said.task) if agreement else read.y)
+    if not said.matched: X, y = thinned(X, y, clock, config.seed)
+    wanted = None if said.metric is None else get_metric(said.metric)
+    given = understand(network, X, y, said.task, said.classes or read.classes, wanted)
+    return _case(given, X, y, said, wanted or get_metric(given.task.metric), config.seed), agreement
+
+# %% ../nbs/7_doors/00_compress.ipynb #27952e5d
+def _compress(network, X, y, said: _Said, config: CompressConfig) -> list[Compressed]:
+    "Understand, find what to compare with, compress, look twice, give back."
+    clock, seed = as_clock(config.time_limit), config.seed
+    case, agreement = _understood(network, X, y, said, config, clock)
+    about, constant = _warnings(case)
+    for sentence in about: warnings.warn(sentence, stacklevel=5)
+    reference = _reference(case, False if agreement else said.seen, seed, lambda: clock.spent() < 0.4)
+    metric = case.metric if case.metric.relative else said.metric or case.given.task.metric
+    found = compress_rows(reference.network, case.rows, replace(config, metric=metric), said.progress)
+    looked = [_looked_at(result, case, reference, about, constant) for result in found]
+    return [_returned(result, case, reference, config.search, seed) for result in looked]
+
 # %% ../nbs/7_doors/00_compress.ipynb #3f023db8
 FRONT = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0) # Budgets of a front, in points
 
 
 @undisturbed()
 def compress(
-    network,                         # Torch module (a chain of dense layers), fitted MLPClassifier or MLPRegressor of
-                                     # scikit-learn, or a pipeline that ends in one; not changed
-    X,                               # (n, features) rows to fit, as the network takes them: array, tensor or table
-    y=...,                           # (n,) labels of any kind, (n, labels) zeros and ones, or (n,) or (n, outputs)
-                                     # values; left away: those that a DataLoader brings; else, or None: the network's
-                                     # own answers, so that the score is agreement
+    network,                         # Torch module, estimator of scikit-learn, what holds one, or any predictor
+    X,                               # (n, features) rows to fit, as the network takes them; or a DataLoader
+    y=...,                           # (n,) labels or values, or (n, outputs); left away: those a DataLoader brings;
+                                     # else, or None: the network's own answers, so that the score is agreement
     budget: float = 1.0,             # Permissible drop of the metric, in points (hundredths of it; of "rmse" and "mae"
                                      # in percent of the network's own), at least 0
     *,
     validation: tuple | None = None, # (X, y) that the network was not trained on; None: 30 % of the rows are kept apart
     task: str | None = None,         # "classes", "binary" (one logit), "labels" (several yes or no) or "values"; None:
                                      # understood from outputs, y and metric
-    metric: str | Callable | None = None, # What may drop: "accuracy", "balanced_accuracy", "auc", "log_loss",
-                                     # "label_accuracy", "r2", "rmse", "mae", a scorer of scikit-learn by name (such as
-                                     # "f1"), or a function of targets and outputs (see `get_metric`); None: accuracy
-                                     # for labels, r2 for values
-    method: str | Callable = "search", # Who proposes: a name (see `all_methods`), or a function (network, rows, guard,
-                                     # config) -> candidates
+    metric: str | Callable | None = None, # What may drop: a name of `METRICS`, a scorer of scikit-learn, or a function
+                                     # of targets and outputs (see `get_metric`); None: accuracy, or r2 for values
+    method: str | Callable = "search", # Who proposes: a name (see `all_methods`), or a function such as methods are
     confidence: float = 0.9,         # Of the promise, in [0.5, 1); see `neon.methods.guard.Guard`
     objective: str = "parameters",   # What should be small: "parameters", "macs" or (estimated) "latency"
+    max_params: int | None = None,   # Instead of a budget: the best network of at most so many parameters,
+    max_bytes: int | None = None,    # of so many bytes (4 for a parameter),
+    max_latency: float | None = None, # or of so many seconds for one row (estimated)
     classes: Sequence | None = None, # Labels in the order of the outputs; None: the estimator's; else 0, 1, ..., or
                                      # those in y, sorted
     seen: bool | None = None,        # Without validation rows: was the network trained on X? None: find out
     sample_weight=None,              # (n,) what each row counts, above 0; None: all count alike
     groups=None,                     # (n,) rows of a group (a patient, say) are kept apart together; None: one by one
     ordered: bool = False,           # Are rows in the order of time? Then the last ones are kept apart
-    time_limit: float | None = None, # Seconds, above 0, after which no new round begins; None: no limit
+    time_limit: float | None = None, # Seconds, above 0, by which it ends; None: no limit
     front: bool = False,             # Also for the budgets of `FRONT`, in one call?
     agent: str | None = "generic",   # Agent that plans, by name or path, for methods that plan; None: no plan
     search: SearchConfig | None = None, # How thorough the method "search" is; None: `SearchConfig()`
     random_state: int = 0,           # Seed of everything random, at least 0: the same seed gives the same network
     device: str = "cpu",             # Where candidates train: "auto", "cpu" or "cuda"
-    progress: bool = False,          # Show a progress bar?
+    progress: bool | None = None,    # Show a progress bar? None: in a terminal and in a notebook
 ) -> Compressed | list[Compressed]:  # With `front`, one result per budget, the smallest budget first
     "The smallest network found whose score stays within the budget."
-    device, clock, search = resolve_device(device), as_clock(time_limit), search or SearchConfig()
-    wanted = None if metric is None else get_metric(metric)
-    budgets = tuple(sorted({*FRONT, float(budget)})) if front else (float(budget),)
-    config = CompressConfig(budgets, "r2" if wanted is None else wanted, confidence, objective=objective, method=method,
-                            agent=agent, search=search, time_limit=clock if clock.limited else None,
+    clock, size = as_clock(time_limit), wanted_size(max_params, max_bytes, max_latency)
+    budgets = (size.budget,) if size else tuple(sorted({*FRONT, float(budget)})) if front else (float(budget),)
+    config = CompressConfig(budgets, "r2" if metric is None else metric, confidence, objective=objective,
+                            method=size.method(search) if size else method, agent=agent,
+                            search=search or SearchConfig(), time_limit=clock if clock.limited else None,
                             seed=random_state)
-    read = read_rows(X, y, task if task in ("labels", "values") else None)
-    X, agreement = read.X, read.y is None
-    y = as_targets(_answers(network, X, task) if agreement else read.y)
-    if groups is None and sample_weight is None: X, y = thinned(X, y, clock, random_state)
-    given = understand(network, X, y, task, classes or read.classes, wanted)
-    deal = {"groups": None if groups is None else np.asarray(groups), "ordered": ordered}
-    case = _case(given, X, y, _weights(sample_weight, len(y)), validation, wanted or given.task.metric, device, random_state, deal)
-    about, constant = _warnings(case)
-    for sentence in about: warnings.warn(sentence, stacklevel=2)
-    in_time = lambda: clock.spent() < 0.4
-    with undisturbed(): reference = _reference(case, False if agreement else seen, random_state, in_time)
-    config = replace(config, metric=case.metric if case.metric.relative else metric or given.task.metric)
-    found = compress_rows(reference.network, case.rows, config, progress=progress)
-    looked = [_looked_at(result, case, reference, about, constant) for result in found]
-    results = [_returned(result, case, reference, search, random_state) for result in looked]
+    said = _Said(validation, task, metric, classes, seen, sample_weight, groups, ordered, resolve_device(device), progress)
+    results = _compress(network, X, y, said, config)
+    if size: results = [replace(result, wanted=str(size)) for result in results]
     return results if front else results[0]

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from neon.cli import check_parameters, main
+from neon.cli import main
+from neon.command.runs import check_parameters
 from neon.foundations.core import NeonError, read_json, write_csv, write_json
 from neon.foundations.data import as_dataset, load_dataset, prepare
 from neon.foundations.networks import Architecture, Layer, build_network, load_network, parse_network, save_network

@@ -15,7 +15,9 @@ import pytest
 
 import neon
 from neon import cli
-from neon.cli import check_parameters, default_folder, main, run_settings, template_parameters
+from neon.cli import main
+from neon.command import runs
+from neon.command.runs import check_parameters, default_folder, run_settings, template_parameters
 from neon.ecomp.runs import EcompConfig, read_original, read_records, read_winners
 from neon.foundations import data as neon_data
 from neon.foundations.core import NeonError
@@ -92,6 +94,21 @@ def test_examples_of_the_help_parse(capsys):
             if line.startswith("  ") and words[:1] == ["neon"]: assert parser.parse_args(words[1:]).command == words[1]
 
 
+@pytest.mark.parametrize("line", ["--version", "--help", *(f"{command} --help" for command in COMMANDS[1:-1]), "trian"])
+def test_what_needs_no_work_imports_nothing_heavy(line):
+    script = ("import sys; from neon.cli import main; main(sys.argv[1:]); print(sorted({'torch', 'sklearn', 'pandas', "
+              "'numpy', 'scipy', 'matplotlib', 'papermill'} & {*sys.modules}))")
+    done = subprocess.run([sys.executable, "-c", script, *line.split()], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout.splitlines()[-1] + done.stderr
+
+
+def test_run_and_its_stages_have_the_defaults_of_the_settings():
+    for command in ("run", "networks", "train", "evaluate"):
+        options = {a.dest: a.help for a in cli.build_parser().parse_args([command]).parser._actions}
+        for name, value in RunConfig().to_dict().items():
+            assert options[name].endswith(f"(default: {'none' if value is None else value})"), (command, name)
+
+
 # Exit statuses
 
 def test_as_a_process():
@@ -128,6 +145,23 @@ def test_wrong_usage_is_status_2_and_names_the_nearest(capsys, line, message):
     assert err.splitlines()[1].startswith("See neon ") and err.endswith("--help\n")
 
 
+def test_a_target_that_is_not_the_last_column(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = load_dataset("iris")
+    table.X.rename(columns=lambda name: name.replace(" ", "_")).assign(flower=table.y).iloc[:, ::-1].to_csv("t.csv",
+                                                                                                     index=False)
+    options = "--n-networks 2 --n-test 1 --workers 1"
+    status, out, err = said(capsys, f"networks --dataset t.csv --target flower {options}")
+    assert status == 0, err
+    run, = (tmp_path/"runs").iterdir()
+    assert run.name.startswith("t_flower_strict") and out.startswith("2 base networks")
+    assert json.loads((run/"config.json").read_text())["config"]["dataset"] == "t.csv::flower"
+    for command in ("networks", "run", "ecomp 1 121"):
+        status, _, err = said(capsys, f"{command} --dataset t.csv --target flwer --output-dir new")
+        assert status == 1 and "no column 'flwer' to serve as target; the closest are ['flower'" in err, err
+    assert not (tmp_path/"new").exists()
+
+
 def test_without_a_command_the_help_is_shown(capsys):
     status, out, err = said(capsys, "")
     assert (status, out) == (2, "") and "neon run --dataset wine" in err
@@ -150,6 +184,10 @@ def test_without_a_command_the_help_is_shown(capsys):
     ("ecomp 1 121 --hidden 9 --recombination-layers layer_2_linear",
      "recombination_layers: there is no layer 'layer_2_linear'; there are layer_1_linear, output"),
     ("ecomp 1 121 --parent nowhere.safetensors", "nowhere.json does not exist"),
+    ("run --dataset irs", "unknown data set 'irs'; did you mean 'iris'"),
+    ("study run --datasets irs --methods uniform", "unknown data set 'irs'; did you mean 'iris'"),
+    ("compress nowhere.pt nowhere.csv", "nowhere.pt does not exist"),
+    ("train --target species", "--target names a column of the file in --dataset; name that, too"),
     ("ecomp 1 121 --dataset irs", "unknown data set 'irs'; did you mean 'iris'"),
     ("ecomp 1 121 --dataset iris --workers 0", "workers must be at least 1, got 0"),
     ("reinforce --dataset diabetes", "unknown flag '--dataset'; did you mean '--dataset_name'?"),
@@ -176,7 +214,7 @@ def test_debug_shows_the_traceback(capsys):
 ])
 def test_other_failures_are_told_without_a_traceback(capsys, monkeypatch, error, message):
     def fail(args): raise error
-    monkeypatch.setitem(cli._ACTIONS, "networks", fail)
+    monkeypatch.setattr(runs, "networks_command", fail)
     status, _, err = said(capsys, "networks")
     assert status == (130 if isinstance(error, KeyboardInterrupt) else 1) and err == message
 
@@ -306,7 +344,7 @@ def test_parameters_of_a_template(tmp_path):
 
 def test_run_without_papermill_says_what_to_install(capsys, tmp_path, monkeypatch):
     file = template(tmp_path/"t.ipynb", 'dataset: str = "wine"')
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(runs.importlib.util, "find_spec", lambda name: None)
     status, _, err = said(capsys, f"run --template {file} --output-dir {tmp_path/'run'}")
     assert (status, err) == (1, "neon: error: `neon run` needs papermill; pip install 'neon-compression[notebooks]'\n")
     assert not (tmp_path/"run").exists()

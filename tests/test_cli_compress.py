@@ -3,6 +3,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from sklearn.datasets import load_diabetes, load_iris
 
 from neon.cli import main
+from neon.command import compress as command
+from neon.compression.export import to_onnx
 from neon.foundations.core import TrainingConfig, torch_generator
 from neon.foundations.networks import Architecture, Layer, build_network, load_network, save_network
 from neon.foundations.training import AnnealConfig, anneal, predict, train_networks
@@ -59,8 +62,8 @@ def test_a_network_and_a_table_become_a_small_network(flowers, tmp_path):
         "--no-agent", "--effort", 0.3, "--onnx", "--output", tmp_path/"out", "--seed", 1)
     assert done.returncode == 0, done.stderr
     files = sorted(p.name for p in (tmp_path/"out").iterdir())
-    assert files == ["compression.png", "compression.svg", "network.json", "network.onnx", "network.safetensors",
-                     "report.csv", "report.json"]
+    assert files == ["compression.png", "compression.svg", "config.json", "network.json", "network.onnx",
+                     "network.safetensors", "report.csv", "report.json"]
     report = json.loads((tmp_path/"out/report.json").read_text())
     small, large = load_network(tmp_path/"out/network"), load_network(flowers/"net")
     before, after = report["before"]["parameters"], report["after"]["parameters"]
@@ -94,7 +97,7 @@ def test_the_agent_and_the_front(flowers, tmp_path, monkeypatch):
     done = here(flowers/"net.safetensors", flowers/"train.csv", "--front", "--budget", 4, "--objective", "macs",
                 "--effort", 0.3)
     assert done.returncode == 0, done.stderr
-    folder = tmp_path/"runs/compress_net"
+    folder = tmp_path/"runs/compress_net_search_C4_seed0"
     front = pd.read_csv(folder/"front.csv")
     assert 4.0 in set(front.budget) and len(front) >= 4 and (front.parameters > 0).all()
     assert all((folder/f"budget_{budget:g}/network.safetensors").is_file() for budget in front.budget)
@@ -153,3 +156,103 @@ def test_labels_and_rows_that_the_network_cannot_know(flowers, tmp_path, capsys,
     table = pd.read_csv(flowers/"train.csv")
     table.assign(**{column: table[column].where(table.index != 5, value)}).to_csv(tmp_path/"table.csv", index=False)
     assert message in refused(capsys, flowers/"net.safetensors", tmp_path/"table.csv", "--output", tmp_path/"out")
+
+
+# Folders
+
+QUICK = ("--no-agent", "--effort", 0.05)
+
+
+def test_a_second_budget_has_a_folder_of_its_own(flowers, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = flowers/"net.safetensors", flowers/"train.csv"
+    for budget in (1, 5): assert here(*files, "--budget", budget, *QUICK).returncode == 0
+    folders = ["compress_net_search_C1_seed0", "compress_net_search_C5_seed0"]
+    assert sorted(p.name for p in (tmp_path/"runs").iterdir()) == folders
+    before = {p: p.read_bytes() for p in (tmp_path/"runs").rglob("*") if p.is_file()}
+    line = refused(capsys, *files, "--budget", 5, "--effort", 0.1, "--no-agent")
+    assert line == ("neon: error: runs/compress_net_search_C5_seed0 holds a result with other settings (effort); "
+                    "choose another folder or remove it")
+    line = refused(capsys, *files, "--budget", 5, *QUICK, "--output", "runs/" + folders[0])
+    assert "other settings (budget)" in line
+    assert {p: p.read_bytes() for p in before} == before
+    assert here(*files, "--budget", 1, *QUICK, "--onnx").returncode == 0, "the same settings may be done again"
+    assert (tmp_path/"runs"/folders[0]/"network.onnx").is_file()
+
+
+def test_a_result_without_settings_is_kept(flowers, tmp_path, capsys):
+    (tmp_path/"old").mkdir()
+    (tmp_path/"old/report.json").write_text("{}")
+    files = flowers/"net.safetensors", flowers/"train.csv"
+    assert "holds a result whose settings are not known" in refused(capsys, *files, "--output", tmp_path/"old")
+    (tmp_path/"file").write_text("mine")
+    assert "is not a folder that can be written to" in refused(capsys, *files, "--output", tmp_path/"file")
+
+
+# Networks and tables of others
+
+@pytest.fixture(scope="module")
+def others(flowers):
+    "The same network as a state_dict and as ONNX, and its table with the target first."
+    large = load_network(flowers/"net")
+    modules = [m for layer in large.layers for m in (layer.linear, layer.activation)]
+    torch.save(torch.nn.Sequential(*modules).state_dict(), flowers/"net.pt")
+    to_onnx(large, flowers/"net.onnx", probabilities=True)
+    table = pd.read_csv(flowers/"train.csv")
+    table[["species", *table.columns[:4]]].to_csv(flowers/"first.csv", index=False)
+    return flowers
+
+
+@pytest.mark.parametrize("file, words", [("net.pt", ("--activations", "relu")), ("net.onnx", ())])
+def test_a_network_from_elsewhere_and_a_target_that_is_not_last(others, tmp_path, file, words):
+    done = here(others/file, others/"first.csv", "--target", "species", *words, "--budget", 5, *QUICK,
+                "--output", tmp_path/"out")
+    assert done.returncode == 0, done.stderr
+    small, first = load_network(tmp_path/"out/network"), pd.read_csv(others/"first.csv")
+    described = json.loads((tmp_path/"out/network.json").read_text())
+    x = torch.tensor(first.iloc[:, 1:].to_numpy(), dtype=torch.float32)
+    answers = np.array(described["classes"])[predict(small, x).argmax(1).numpy()]
+    assert small.architecture.n_params < 1900 and (answers == first.species).mean() > 0.85
+
+
+@pytest.mark.parametrize("words, message", [
+    (("net.pt", "first.csv", "--target", "species"), "net.pt: it holds weights only, no activations; say them"),
+    (("net.pt", "first.csv", "--target", "specis", "--activations", "relu"), "no column 'specis' to serve as target"),
+    (("net.pt", "first.csv", "--activations", "relu"), "the network takes 4 features"),
+    (("net.pt", "first.csv", "--activations", "rely"), "unknown activation 'rely'"),
+    (("net.onnx", "first.csv", "--activations", "relu"), "net.onnx knows its activations; leave them out"),
+    (("net.txt", "first.csv"), "net.txt does not exist"), (("net", "frist.csv"), "frist.csv does not exist"),
+])
+def test_files_that_cannot_be_read_leave_no_folder(others, tmp_path, capsys, words, message):
+    network, table, *more = words
+    assert message in refused(capsys, others/network, others/table, *more, "--output", tmp_path/"out")
+    assert not (tmp_path/"out").exists()
+
+
+def test_warnings_of_compress_are_lines_on_standard_error(flowers, tmp_path, monkeypatch):
+    def warn_and_compress(*arguments, **options):
+        for _ in range(2): warnings.warn("the network is no better than a constant", stacklevel=2)
+        return found(*arguments, **options)
+    found = command.compress
+    monkeypatch.setattr(command, "compress", warn_and_compress)
+    done = here(flowers/"net", flowers/"train.csv", *QUICK, "--output", tmp_path/"out")
+    assert done.returncode == 0 and done.stderr == "neon: warning: the network is no better than a constant\n"
+
+
+def test_a_task_is_passed_on_where_one_is_named(flowers, tmp_path, monkeypatch):
+    seen, found = [], command.compress
+    def take(*arguments, task=None, **options):
+        seen.append(task)
+        return found(*arguments, **options)
+    monkeypatch.setattr(command, "compress", take)
+    words = flowers/"net", flowers/"train.csv", *QUICK
+    for name, more in (("one", ()), ("two", ("--task", "classes"))):
+        assert here(*words, *more, "--output", tmp_path/name).returncode == 0
+    assert seen == [None, "classes"]
+
+
+def test_where_nothing_smaller_was_found_it_says_so(flowers, tmp_path):
+    done = here(flowers/"net", flowers/"train.csv", *QUICK, "--budget", 0, "--confidence", 0.999, "--output",
+                tmp_path/"out")
+    assert done.returncode == 0 and done.stdout.splitlines()[0] == (
+        "4-50-30-3 stays as it is: nothing smaller was safe within the budget"), done.stdout

@@ -20,7 +20,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from neon.cli import data_list, data_show
+from neon.command.tables import data_list, data_show
 from neon.compress import all_methods, compress
 from neon.foundations import core
 from neon.foundations.core import NeonError, TrainingConfig, Workers, torch_generator

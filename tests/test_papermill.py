@@ -8,7 +8,7 @@ from pathlib import Path
 import papermill
 import pytest
 
-from neon.cli import find_template, template_parameters
+from neon.command.runs import find_template, template_parameters
 from neon.ecomp.runs import EcompConfig, read_original, read_records, read_winners
 from neon.foundations.core import read_json
 from neon.foundations.results import RESULT_COLUMNS, read_results, read_training

@@ -11,7 +11,9 @@ import papermill
 import pytest
 import yaml
 
-from neon.cli import find_template, main, study_profile, template_parameters
+from neon.cli import main
+from neon.command.runs import find_template, template_parameters
+from neon.command.study import study_profile
 from neon.compress import all_methods
 from neon.compression.planner import load_planner, save_planner
 from neon.foundations.core import NeonError, read_json

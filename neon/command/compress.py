@@ -112,7 +112,14 @@ def _save(args: argparse.Namespace, results: list[Compressed], folder: Path, fac
     if args.onnx: to_onnx(chosen.network, folder/"network.onnx", probabilities=several, **facts)
     return report
 
-# %% ../../nbs/9_command/02_compress.ipynb #5aa614eb
+# %% ../../nbs/9_command/02_compress.ipynb #3e31ebf5
+def _headline(result: Compressed) -> str:
+    "What came of it, in a line."
+    before, after = result.original.architecture, result.network.architecture
+    if result.how == "as it was": return f"{before} stays as it is: nothing smaller was safe within the budget"
+    return f"{before} became {after}: {result.compression_ratio:,.0f} times smaller"
+
+# %% ../../nbs/9_command/02_compress.ipynb #0dbc7ca5
 def compress_command(
     args: argparse.Namespace, # Of `neon compress`
 ) -> None:
@@ -123,8 +130,7 @@ def compress_command(
     results = _warned(args, network, facts.get("classes"))
     report = _save(args, results, folder, facts)
     chosen = next(result for result in results if result.guard.budget == args.budget)
-    before, after = chosen.original.architecture, chosen.network.architecture
-    print(f"{before} became {after}: {chosen.compression_ratio:,.0f} times smaller\n")
+    print(f"{_headline(chosen)}\n")
     print(report_table(report).to_string(index=False), *chosen.explain(), sep="\n")
     if args.front: print(f"\n{_front_table(results).to_string(index=False)}")
     print(f"\nAll results are in {folder}")

@@ -109,11 +109,12 @@ def _study_run(config: StudyConfig, folder: Path, args: argparse.Namespace) -> N
     run_study(config, folder, n_workers(args.workers), retry=args.retry)
     _study_gather(config, folder, args)
 
-# %% ../../nbs/9_command/05_study.ipynb #883adf75
+# %% ../../nbs/9_command/05_study.ipynb #8250adb5
 def _command_line(args: argparse.Namespace) -> str:
     "The command line, for the record; where files are is nobody's business."
     given = {"profile": Path(args.profile).stem} if args.profile else {}
-    given |= {name: value for name, value in given_settings(args, StudyConfig).items() if name not in ("agents", "networks")}
+    settings = given_settings(args, StudyConfig)
+    given |= {name: value for name, value in settings.items() if name not in ("agents", "networks")}
     text = lambda value: " ".join(map(str, value)) if isinstance(value, list) else str(value)
     words = [f"--{name.replace('_', '-')} {text(value)}" for name, value in given.items()]
     return " ".join(["neon study run", *words])

@@ -377,6 +377,7 @@ def _composition(text: str) -> list[tuple] | None:
         return [("Shrink", (), {"lambd": a[0], "bias": a[0] if name == "softshrink" else 0.0})]
     if name == "softplus": return [("Mul", (a[0],), {}), ("Softplus", (), {}), ("Div", (a[0],), {})]
     if name == "gelu": return _TANH_GELU if a[0] == "tanh" else _GELU
+    if name == "threshold": return [("Greater", a[:1], {}), ("Where", ("x", a[1]), {})]
     return _COMPOSED.get(name)
 
 
@@ -438,13 +439,14 @@ def discordance(
 # %% ../../nbs/5_compression/03_export.ipynb #5ddcc37b
 def rows_needed(
     guard: Guard,        # With its budget
-    drop: Drop,          # As measured; its error says how the rows scatter
+    drop: Drop,          # As measured; its error says how its rows scatter
     points: float = 0.0, # What a network loses
 ) -> int | None:         # Within 4 %; None: more than ten million, or never
     "On so many rows the guard would accept a network that loses `points`."
-    each, spread = guard.sharing(guard.sequences), drop.error*math.sqrt(drop.rows)
-    sizes = (round(n) for n in np.geomspace(2, 1e7, 400))
-    return next((n for n in sizes if each.holds(Drop(points, spread/math.sqrt(n), n))), None)
+    each, sizes = guard.sharing(guard.sequences), (round(n) for n in np.geomspace(2, 1e7, 400))
+    same = get_metric(guard.metric).stepwise and drop.error*drop.rows**1.5 < 100.1 # no row differs: one row's error
+    error = lambda n: 100/n**1.5 if same else drop.error*math.sqrt(drop.rows/n)
+    return next((n for n in sizes if each.holds(Drop(points, error(n), n))), None)
 
 # %% ../../nbs/5_compression/03_export.ipynb #5d887caa
 def closest_refused(

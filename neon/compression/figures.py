@@ -139,7 +139,7 @@ def _score_panel(ax, result) -> None:
     drop, mark = (result.drop, "D") if refused is None else (refused.drop, "x")
     limit = score - result.guard.budget/100
     ax.axhline(limit, color="black", linestyle="--", linewidth=1.0)
-    ax.annotate("budget", (1.45, limit), (0, -3), textcoords="offset points", ha="right", va="top")
+    ax.annotate("budget", (-0.45, limit), (0, -3), textcoords="offset points", va="top")
     ax.plot(0, score, markersize=10, **_ORIGINAL)
     if not kept or refused:
         ax.errorbar(1, score - drop.points/100, yerr=1.96*drop.error/100, marker=mark, markersize=8, capsize=3,

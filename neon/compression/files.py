@@ -143,15 +143,16 @@ def _activation_names(text: str | Sequence[str] | None, n_layers: int) -> list[s
             f"one for all, {hidden}, or {n_layers} with the last layer's")
     return [*names, "identity"][:n_layers]
 
-# %% ../../nbs/5_compression/06_files.ipynb #6ac6e6d0
+# %% ../../nbs/5_compression/06_files.ipynb #94e85fa3
 def _groups(weights: Mapping[str, Tensor]) -> dict[str, dict[str, np.ndarray]]:
     "Tensors by the name of their layer, in order."
     found: dict[str, dict[str, np.ndarray]] = {}
     for key, value in weights.items():
         layer, _, name = key.rpartition(".")
         if name == "num_batches_tracked": continue
-        require(not re.search(r"(^|\.)parametrizations\.|weight_g$", key), f"{key!r} is a part of a weight; make it whole "
-                "before you save (torch.nn.utils.parametrize.remove_parametrizations)")
+        whole = not re.search(r"(^|\.)parametrizations\.|weight_g$", key)
+        require(whole, f"{key!r} is a part of a weight; make it whole before you save "
+                "(torch.nn.utils.parametrize.remove_parametrizations)")
         found.setdefault(layer, {})[name] = value.detach().cpu().to(torch.float64).numpy()
     for group in found.values():
         if {"weight_orig", "weight_mask"} <= {*group}:  # as torch.nn.utils.prune leaves it
@@ -179,11 +180,13 @@ def _activation_between(linear: str, norm: str) -> bool:
     (parent, _, i), (other, _, j) = linear.rpartition("."), norm.rpartition(".")
     return parent == other and i.isdigit() and j.isdigit() and int(j) - int(i) > 1
 
-# %% ../../nbs/5_compression/06_files.ipynb #5ef9ee8a
+# %% ../../nbs/5_compression/06_files.ipynb #4aea76eb
 def _steps_of_weights(weights: Mapping[str, Tensor], activations) -> list:
     "Linear maps, batch norms and the named activations, in order."
     parts = [_step_of(layer, group) for layer, group in _groups(weights).items()]
-    names = _activation_names(activations, sum(isinstance(part, _Linear) for part in parts))
+    n_layers = sum(isinstance(part, _Linear) for part in parts)
+    require(n_layers > 0, f"it holds no linear layer; {_WAY_OUT}")
+    names = _activation_names(activations, n_layers)
     steps, due = [], None
     for part in parts:
         after = due is not None and _activation_between(due[0], part.name)
@@ -199,7 +202,7 @@ def _activation(name: str) -> nn.Module:
     "The module of a name such as `Layer` takes."
     return DenseLayer(Layer(1, name), 1).activation
 
-# %% ../../nbs/5_compression/06_files.ipynb #c04f2d52
+# %% ../../nbs/5_compression/06_files.ipynb #34d95a79
 _SAVE = 'save its weights, torch.save(model.state_dict(), "model.pt"), and name the activations; or '
 
 
@@ -210,10 +213,10 @@ def _torch_weights(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        whole = "weights_only" in str(error) or "Weights only" in str(error)
-        reason = "it holds more than weights (a pickled module, say, or TorchScript), and to unpickle it would run " \
-            f"whatever is in it; {_SAVE}{_WAY_OUT}" if whole else f"it is damaged ({str(error).splitlines()[0].partition('. ')[0]})"
-        raise NeonError(reason) from None
+        more = "weights_only" in str(error) or "Weights only" in str(error)
+        require(not more, "it holds more than weights (a pickled module, say, or TorchScript), and to unpickle it "
+                f"would run whatever is in it; {_SAVE}{_WAY_OUT}")
+        raise NeonError(f"it is damaged ({str(error).splitlines()[0].partition('. ')[0]})") from None
     except (EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise NeonError(f"it is no file of PyTorch, or damaged ({type(error).__name__}: {error})") from None
     return _state_dict(found)
@@ -377,17 +380,17 @@ def _onnx_network(graph: _Graph) -> tuple[DenseNetwork, str]:
         except NeonError as error: reasons.append(f"{output}: {error}")
     raise NeonError("; ".join(reasons) + f". {_WAY_OUT[0].upper()}{_WAY_OUT[1:]}")
 
-# %% ../../nbs/5_compression/06_files.ipynb #c18ee4f1
+# %% ../../nbs/5_compression/06_files.ipynb #bb5281c0
 def _check_with_runtime(path: Path, model, network: DenseNetwork, graph: _Graph, output: str) -> None:
     "Refuse a network that computes something else than its file."
     try: import onnxruntime
     except ImportError: return
-    from onnx import TensorProto, helper
+    from onnx import helper
     maker, twin = graph.makers[output], type(model)()
     twin.CopyFrom(model)
     seen = maker.input[0] if maker.op_type == "ZipMap" else output
     del twin.graph.output[:]
-    twin.graph.output.append(helper.make_tensor_value_info(seen, TensorProto.FLOAT, None))
+    twin.graph.output.add(name=seen)
     entry = next(i for i in model.graph.input if i.name == graph.inputs[0]).type.tensor_type
     x = _rows_like([d.dim_value for d in entry.shape.dim], network.architecture.n_inputs)
     try:

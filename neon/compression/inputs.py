@@ -138,6 +138,7 @@ def _estimator(inside: Unwrapped) -> Given:
 def _chain(module: nn.Module, X) -> tuple[DenseNetwork | None, DenseHead | None, str]:
     "The module as a chain, or the chain it ends in, or neither; and why."
     rows = _some(X)
+    if rows is not None: _check_width(module, rows)
     try: return parse_network(module, rows), None, ""
     except NeonError as why:
         image = rows is not None and rows.dim() > 2
@@ -151,12 +152,22 @@ def _some(X) -> Tensor | None:
     rows = as_numbers(few)
     return rows.float() if rows.dtype.is_floating_point else rows
 
+# %% ../../nbs/5_compression/12_inputs.ipynb #13369cb3
+def _check_width(module: nn.Module, rows: Tensor) -> None:
+    "Rows that fit the first layer of a sequence."
+    first = next(module.children(), module)
+    if type(first) is not nn.Linear or not isinstance(module, nn.Sequential | nn.Linear): return
+    require(rows.shape[-1] == first.in_features and rows.dim() >= 2,
+            f"the network takes rows of {first.in_features} features, X is an array of shape {tuple(rows.shape)}, and "
+            "wants to be (n, features)")
+
 # %% ../../nbs/5_compression/12_inputs.ipynb #15505d77
 def _module(
     module: nn.Module, inside: Unwrapped, X, y: np.ndarray, task: str | None, classes: Sequence | None,
     metric: Metric | None,
 ) -> Given:
     "A torch module that is a chain or ends in one; else a teacher."
+    student_features(None, X)  # names what is missing, before anything is asked of the module
     network, head, why = _chain(module, X)
     if network is None and head is None: return _teacher(inside, X, y, task, classes, metric, why)
     classes = inside.classes if classes is None else classes
@@ -221,8 +232,8 @@ def understand(
     inside = unwrap_estimator(given)
     if inside.transform_y is not None: y = as_targets(inside.transform_y(y))
     if is_sklearn_network(last_step(inside.inner)): return _estimator(inside)
-    if not isinstance(inside.inner, nn.Module): return _teacher(inside, X, y, task, classes, metric)
-    return _module(unwrap_module(inside.inner), inside, X, y, task, classes, metric)
+    if isinstance(inside.inner, nn.Module): return _module(unwrap_module(inside.inner), inside, X, y, task, classes, metric)
+    return _teacher(inside, X, y, task, classes, metric)
 
 # %% ../../nbs/5_compression/12_inputs.ipynb #b68ccf1e
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COSTS', 'rows_to_cut', 'units_to_cut', 'plain_cuts', 'plan_seconds', 'rules_in_time', 'make_plans', 'plan_range',
-           'before_the_tests', 'gather_candidates', 'likely_bound', 'fitted_bound', 'one_per_doubling', 'sequences',
-           'to_be_tested', 'plan_and_search', 'all_stages']
+           'before_the_tests', 'gather_candidates', 'likely_bound', 'fitted_bound', 'one_per_doubling', 'undominated',
+           'sequences', 'to_be_tested', 'plan_and_search', 'all_stages']
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #5c91e0cc
 import math
@@ -191,6 +191,17 @@ def one_per_doubling(
     for c in sorted(candidates, key=bound, reverse=True): best[math.floor(math.log2(size(c)))] = c
     return [best[k] for k in sorted(best, reverse=True)]
 
+# %% ../../nbs/5_compression/05_proposals.ipynb #6ccd750a
+def undominated(
+    candidates: Iterable,            # From large to small
+    bound: Callable[[object], float], # What should be low
+) -> list:                           # From large to small, each surer than all smaller ones
+    "Without those of which a smaller one is surer."
+    kept, least = [], math.inf
+    for c in reversed(list(candidates)):
+        if bound(c) < least: kept, least = [c, *kept], bound(c)
+    return kept
+
 # %% ../../nbs/5_compression/05_proposals.ipynb #e240ada7
 def sequences(
     search: Search,           # With its pool
@@ -201,8 +212,9 @@ def sequences(
     "The best candidates made without rows of comparison, and the best of all that may be within the budget."
     unseen = (c for c in search.pool if c.without_comparison)
     within = (c for c in search.pool if c.drop.points - c.drop.error <= guard.budget)
+    likely = lambda c: likely_bound(guard, c.drop, guards)
     return (one_per_doubling(unseen, search.size, lambda c: fitted_bound(c.fit_drop, held)),
-            one_per_doubling(within, search.size, lambda c: likely_bound(guard, c.drop, guards)))
+            undominated(one_per_doubling(within, search.size, likely), likely))
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #f24c777f
 def to_be_tested(

@@ -10,6 +10,7 @@ __all__ = ['Compressed', 'next_budgets', 'more_rows', 'what_would_help', 'first_
 import html
 import math
 import os
+import re
 import sys
 import time
 from base64 import b64encode
@@ -128,6 +129,7 @@ def _about(n: int) -> str:
 # %% ../../nbs/5_compression/07_result.ipynb #c975e6df
 def _short(a: Architecture, most: int = 8) -> str:
     "The widths; of more than `most` the first and the last."
+    if not a.layers: return str(a)  # of a teacher, its name
     w = list(map(str, a.widths))
     return "-".join(w if len(w) <= most else [*w[:most - 3], "...", *w[-2:]])
 
@@ -140,7 +142,19 @@ def _whole(result) -> int:
 def _times(result) -> str:
     "How many times smaller, in brackets; nothing where that says nothing."
     ratio = _whole(result)/result.network.architecture.n_params
+    if math.isinf(ratio) or math.isnan(ratio): return ""
     return "" if ratio < 1.05 else f" ({ratio:,.0f} times smaller)" if ratio >= 10 else f" ({ratio:.1f} times smaller)"
+
+
+def _counted(n: int, whole: float) -> str:
+    "Parameters, of how many; of a teacher that is not known."
+    return f"{n:,} parameters" if math.isinf(whole) else f"{n:,} of {whole:,} parameters"
+
+# %% ../../nbs/5_compression/07_result.ipynb #7eaf4b7b
+def _in_units(result, text: str) -> str:
+    "Points, or per cent."
+    if not get_metric(result.guard.metric).relative: return text
+    return re.sub(r" points?\b", " %", text)
 
 # %% ../../nbs/5_compression/07_result.ipynb #83b8675c
 _NEXT = (0.5, 1.0, 2.0, 5.0, 10.0) # Budgets to name, in points
@@ -192,12 +206,12 @@ def _change(name: str, drop: Drop, score: float) -> str:
     how = f"falls by {_points(drop.points)}" if drop.points > 0 else f"rises by {_points(-drop.points)}"
     return f"{name} {how}, from {score:.3f} to {after:.3f}, on {drop.rows:,} rows that did not choose it"
 
-# %% ../../nbs/5_compression/07_result.ipynb #e3088810
+# %% ../../nbs/5_compression/07_result.ipynb #2d512f9e
 def _sure(guard: Guard, drop: Drop) -> str:
     "How sure that is: the bound of one test; the interval, where the guard goes by standard errors."
     if guard.margin is not None: return f"with a standard error of {_points(drop.error)}"
     bound = guard.sharing(guard.sequences).bound(drop)
-    return (f"and on others by at most {_points(max(0.0, bound))} with {100*guard.confidence:g} % confidence "
+    return (f"and with {100*guard.confidence:g} % confidence it falls by at most {_points(max(0.0, bound))} on others "
             f"(the budget is {_points(guard.budget)})")
 
 # %% ../../nbs/5_compression/07_result.ipynb #9c5db23f
@@ -209,7 +223,7 @@ def _asked_for(result) -> str:
     larger = next((c for c in result.front if c.size > a.n_params and c.drop.points < drop.points), None)
     helps = "" if larger is None else (f"; the next larger on offer, with {larger.size:,} parameters, loses "
                                        f"{_points(larger.drop.points)} on the rows of comparison")
-    return (f"Asked for {result.wanted}, kept {_short(a)} with {a.n_params:,} of {_whole(result):,} parameters"
+    return (f"Asked for {result.wanted}, kept {_short(a)} with {_counted(a.n_params, _whole(result))}"
             f"{_times(result)}: {_change(name, drop, result.score)} (95 % interval of the drop "
             f"{low:.2f} to {high:.2f} points){helps}.")
 
@@ -218,18 +232,25 @@ def first_sentence(
     result, # What `compress` returns for one budget
 ) -> str:
     "What was kept, what it costs, how sure that is, and what would help."
-    if result.wanted: return _asked_for(result)
+    return _in_units(result, _asked_for(result) if result.wanted else _kept(result))
+
+
+def _kept(result) -> str:
+    "The same where a budget was given."
     a, whole, guard = result.network.architecture, _whole(result), result.guard
     against = "" if result.reference in ("", "the network") else f", compared with {result.reference}"
     if result.how != "as it was":
         cost = _change(score_name(guard.metric), result.drop, result.score)
-        return (f"Kept {_short(a)} with {a.n_params:,} of {whole:,} parameters{_times(result)}: {cost}{against}, "
+        return (f"Kept {_short(a)} with {_counted(a.n_params, whole)}{_times(result)}: {cost}{against}, "
                 f"{_sure(guard, result.drop)}; {what_would_help(result)}.")
     closest = closest_refused(result)
     by = "" if closest is None else (f"; the closest, {_short(closest.candidate.network.architecture)}, missed the "
                                      f"budget of {_points(guard.budget)} by {_points(_missed(guard, closest.drop))}")
-    return (f"Nothing smaller was safe, so the network stays as it was ({_short(a)}, {whole:,} parameters)"
+    return (f"Nothing smaller was safe, so the network stays as it was ({_short(a)}{_size_of(whole)})"
             f"{against}{by}; {what_would_help(result)}.")
+
+
+def _size_of(whole: float) -> str: return "" if math.isinf(whole) else f", {whole:,} parameters"
 
 # %% ../../nbs/5_compression/07_result.ipynb #5dfac42a
 def _missed(guard: Guard, drop: Drop) -> float:
@@ -275,17 +296,18 @@ def explain(
     result, # What `compress` returns for one budget
 ) -> list[str]:
     "What was kept and at what cost, what to beware of, what the agent saw, and why not a smaller one."
-    sentences = [first_sentence(result), *result.notes, *([result.promise] if result.promise else [])]
+    sentences = [first_sentence(result), *result.notes, *([f"promised: {result.promise}"] if result.promise and result.how != "as it was" else [])]
     sentences += [f"agent: {reason}" for reason in result.reasons]
     before = _whole(result)
-    describe = lambda n, d: (f"{n.architecture}, {n.architecture.n_params:,} of {before:,} parameters, loses "
+    describe = lambda n, d: (f"{n.architecture}, {_counted(n.architecture.n_params, before)}, loses "
                              f"{d.points:.2f} points (standard error {d.error:.2f}) on the guard's {d.rows} rows")
     closest = closest_refused(result)
     if result.how == "as it was" and closest is not None and not result.wanted:
         sentences += [_why(result, closest), *_rows(result.guard, closest.drop), _next(result)]
     if result.how != "as it was": sentences.append(f"chosen: {describe(result.network, result.drop)}; {result.how}")
     refused = _smaller(result)
-    return sentences + [f"refused: {describe(t.candidate.network, t.drop)}" for t in refused[:1]]
+    sentences += [f"refused: {describe(t.candidate.network, t.drop)}" for t in refused[:1]]
+    return [_in_units(result, sentence) for sentence in sentences]
 
 # %% ../../nbs/5_compression/07_result.ipynb #4119d064
 def _lines(result) -> Iterator[tuple[str, str]]:
@@ -293,7 +315,9 @@ def _lines(result) -> Iterator[tuple[str, str]]:
     guard, drop, a, b = result.guard, result.drop, result.original.architecture, result.network.architecture
     name, kept = score_name(guard.metric), result.how == "as it was"
     yield "network", f"{_short(a)}, kept as it was" if kept else f"{_short(a)} -> {_short(b)}"
-    yield "parameters", f"{a.n_params:,}" + ("" if kept else f" -> {b.n_params:,}{_times(result)}")
+    known = not math.isinf(a.n_params)
+    sizes = ([f"{a.n_params:,}"] if known else []) + ([] if kept else [f"{b.n_params:,}{_times(result)}"])
+    if sizes: yield "parameters", " -> ".join(sizes)
     low, high = (drop.points + k*1.96*drop.error for k in (-1, 1))
     cost = "" if kept else (f" -> {result.score - drop.points/100:.3f}; drop {drop.points:.2f} points, "
                             f"95 % interval {low:.2f} to {high:.2f}")
@@ -310,7 +334,7 @@ def short_text(
     result, # What `compress` returns for one budget
 ) -> str:   # At most seven lines
     "What a result prints."
-    lines = [f"  {name:11} {shorten(text, 100, placeholder=' ...')}" for name, text in _lines(result)]
+    lines = [f"  {name:11} {shorten(_in_units(result, text), 100, placeholder=' ...')}" for name, text in _lines(result)]
     return "\n".join([f"{type(result).__name__}:", *lines])
 
 # %% ../../nbs/5_compression/07_result.ipynb #01a0684e

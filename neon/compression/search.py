@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WIDTHS', 'shape', 'shapes', 'Trained', 'spread_error', 'Evaluator', 'smooth', 'SearchConfig', 'narrower',
-           'features_in_time', 'reading_less', 'as_aims', 'Search', 'training_pace', 'scan', 'parents', 'spread',
-           'affordable', 'descend', 'train_longer', 'run_search', 'stages']
+           'features_in_time', 'reading_less', 'as_aims', 'Search', 'training_pace', 'scan', 'starts_of', 'parents',
+           'spread', 'affordable', 'descend', 'train_longer', 'run_search', 'stages']
 
 # %% ../../nbs/5_compression/02_search.ipynb #9f00198d
 import math
@@ -271,7 +271,7 @@ class Search(_Pool):
         self.output = reference.architecture.layers[-1].activation if self._bounded(reference) else "identity"
         few = torch.linspace(0, len(self.x) - 1, min(len(self.x), 1500)).long()
         self.sample = self.x[few.to(self.x.device)]
-        self.pace = training_pace(self) if self.clock.limited else 0.0
+        self.pace, self.look = training_pace(self) if self.clock.limited else (0.0, 0.0)
 
     def _bounded(self, reference: DenseNetwork) -> bool:
         "Does an activation bound the values?"
@@ -336,14 +336,17 @@ def _taught(
 def training_pace(
     search: Search, # Without a candidate, perhaps
     n: int = 6,     # Updates that are timed
-) -> float:
-    "Seconds that one multiply-accumulate takes for one row of a minibatch, in training."
+) -> tuple[float, float]:
+    "Seconds that one multiply-accumulate takes for one row of a minibatch, in training; and one network's scoring."
     few = [_start(search, shape(search.x.shape[1], (8,), search.n_outputs), k) for k in range(4)]
     x, y, config = search.x[:2048], search.y[:2048], replace(search.training(), updates=n)
     anneal(few, x, y, replace(config, updates=1))
     start = search.clock.now()
     anneal(few, x, y, config)
-    return (search.clock.now() - start)/(n*min(config.batch_size, len(x))*stack_cost(few))
+    trained = search.clock.now()
+    search.evaluator.evaluate(few[0], "timed")
+    pace = (trained - start)/(n*min(config.batch_size, len(x))*stack_cost(few))
+    return pace, search.clock.now() - trained
 
 # %% ../../nbs/5_compression/02_search.ipynb #6ad0b484
 def _fitting(search: Search, networks: Sequence, training: AnnealConfig, clock: Clock) -> list[int]:
@@ -355,7 +358,7 @@ def _fitting(search: Search, networks: Sequence, training: AnnealConfig, clock: 
     def seconds() -> float:
         members = [networks[i] for i in kept]
         costs = [stack_cost([members[i] for i in group]) for group in plan_stacks(members)]
-        return search.pace*training.batch_size*wanted*sum(costs)
+        return search.pace*training.batch_size*wanted*sum(costs) + search.look*len(kept)
     while len(kept) > 1 and seconds() > clock.left(): kept = [v for i, v in enumerate(kept) if i % 4 in (1, 2)]
     return kept if seconds() <= 4*clock.left() else []
 
@@ -399,6 +402,14 @@ def _start(search: Search, a: Architecture, start: int) -> DenseNetwork:
     rng = torch_generator(search.seed, "start", str(a), a.layers[0].activation, start)
     ends = replace(a, layers=(*a.layers[:-1], replace(a.layers[-1], activation=search.output)))
     return build_network(ends, rng).to(search.x.device)
+
+# %% ../../nbs/5_compression/02_search.ipynb #7aeea5ce
+def starts_of(
+    search: Search,                    # With its seed
+    architectures: Sequence[Architecture], # Shapes
+) -> list[DenseNetwork]:               # As many of each as `SearchConfig.starts`
+    "Random starts of each shape."
+    return [_start(search, a, k) for a in architectures for k in range(search.config.starts)]
 
 # %% ../../nbs/5_compression/02_search.ipynb #3a06fcc3
 def parents(

@@ -108,6 +108,7 @@ def understand_task(
     if task is None and classes is None and wanted and (kind != "binary" or wanted == "values"):
         kind = wanted if wanted != "values" or y.ndim == 2 or n_outputs == 1 else kind
     if kind == "classes" and n_outputs == 1: kind = "binary"
+    require(kind != "binary" or n_outputs <= 2, f"the network has {n_outputs} outputs, and a binary task wants one logit")
     if kind not in CLASSES: return _of_columns(Task(kind), y, n_outputs)
     numbers = y.astype(int) if y.dtype.kind == "f" and _whole(y) else y
     labels = _labels(numbers, max(n_outputs, 2), classes)

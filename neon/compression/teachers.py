@@ -96,8 +96,10 @@ def _one_kind(values: list) -> np.ndarray:
 def _plain_targets(y) -> np.ndarray:
     "Targets as an array of numbers, words or truth values, (n,) or (n, k)."
     if isinstance(y, Tensor): y = y.detach().cpu().float() if y.dtype == torch.bfloat16 else y.detach().cpu()
-    values = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
+    try: values = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
+    except ValueError as error: raise NeonError(f"y is no array: {error}") from None
     require(values.ndim in (1, 2), f"y has shape {values.shape}; expected (n,) or (n, outputs)")
+    require(len(values) > 0, "y has no rows")
     missing = pd.isna(values).reshape(len(values), -1).any(1)
     require(not missing.any(), f"y has missing values, the first in row {missing.argmax()}")
     if values.ndim == 2 and values.shape[1] == 1: values = values[:, 0]
@@ -199,6 +201,7 @@ def _flat(X) -> Tensor:
     values = as_numbers(X)
     require(values.dim() >= 2, f"X has shape {tuple(values.shape)}; expected (n, features): a single feature is "
             "X.reshape(-1, 1), a single row X.reshape(1, -1)")
+    require(len(values) > 0, "X has no rows")
     flat = values.cpu().float().reshape(len(values), -1)
     bad = (~torch.isfinite(flat)).nonzero()
     if len(bad):
