@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -56,14 +57,13 @@ class Residual(nn.Module):
 
 
 class Embedded(nn.Module):
-    "An embedding of each value of each pixel."
+    "An embedding of the 17 values that a pixel can have."
     def __init__(self):
         super().__init__()
-        self.embed = nn.Embedding(64*17, 4)
+        self.embed = nn.Embedding(17, 4)
         self.head = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.embed(x.long() + 17*torch.arange(64, device=x.device)).flatten(1))
+    def forward(self, x: Tensor) -> Tensor: return self.head(self.embed(x.long()).flatten(1))
 
 
 class Attention(nn.Module):
@@ -107,7 +107,7 @@ def trained(make: Callable[[], nn.Module], X: np.ndarray, y: np.ndarray, epochs:
 def voting(X: np.ndarray, y: np.ndarray) -> object:
     "Three classifiers of different kinds, the mean of whose probabilities counts."
     parts = [("linear", LogisticRegression(max_iter=500)), ("forest", RandomForestClassifier(100, random_state=0)),
-             ("kernel", SVC(probability=True, random_state=0))]
+             ("kernel", CalibratedClassifierCV(SVC(), ensemble=False))]
     return make_pipeline(StandardScaler(), VotingClassifier(parts, voting="soft")).fit(X, y)
 
 

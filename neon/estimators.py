@@ -168,8 +168,8 @@ class _NeonEstimator(_Parameters):
             warnings.warn(f"{len(X)} rows are too few to compress a network; it is kept as it was", stacklevel=3)
         network = self._train(rows, seed) if given is None else given
         self.result_ = compress_rows(network, rows, config)[0] if enough else None
-        require(not teacher or self.result_.network is not network, "no network was found that scores within the budget "
-                f"of {type(self.network).__name__}; give more rows, a larger budget, or more effort")
+        require(not teacher or self.result_.network is not network, "no network was found that scores within the "
+                f"budget of {type(self.network).__name__}; give more rows, a larger budget, or more effort")
         self.network_ = copy.deepcopy(self.result_.network if enough else network).cpu().eval()
         return self
 

@@ -14,6 +14,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.datasets import load_iris
 from sklearn.ensemble import (
+    BaggingClassifier,
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
@@ -52,7 +53,6 @@ from neon.compression.teachers import (
     as_numbers,
     read_rows,
     read_targets,
-    refitted,
     rows_of,
     student_features,
     teacher_outputs,
@@ -213,6 +213,8 @@ CLASSIFIERS = [
     HistGradientBoostingClassifier(max_iter=5), RandomForestClassifier(5, random_state=0), GaussianNB(),
     DecisionTreeClassifier(max_depth=3), KNeighborsClassifier(), MLPClassifier((5,), max_iter=5, random_state=0),
     VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], voting="soft"),
+    VotingClassifier([("a", LogisticRegression()), ("b", RandomForestClassifier(3)), ("c", BaggingClassifier())],
+                     voting="soft"),
     StackingClassifier([("a", GaussianNB())], LogisticRegression(), cv=2),
     CalibratedClassifierCV(RandomForestClassifier(3, random_state=0), cv=2), OneVsRestClassifier(LogisticRegression()),
     make_pipeline(StandardScaler(), LogisticRegression()),
@@ -590,19 +592,6 @@ def test_skorch(data):
     values = skorch.NeuralNetRegressor(nn.Linear(6, 1), max_epochs=2, verbose=0).fit(X, v[:, None])
     assert unwrap_estimator(values).inner is values.module_ and teacher_outputs(values, X).kind == "values"
     with pytest.raises(NeonError, match="not fitted"): unwrap_estimator(skorch.NeuralNetRegressor(nn.Linear(6, 1)))
-
-
-def test_an_estimator_is_fitted_again_without_the_rows_kept_aside(data):
-    X, y, words, _, v = data
-    grid = GridSearchCV(DecisionTreeClassifier(), {"max_depth": [2]}, cv=2).fit(X, words)
-    for model in (grid, make_pipeline(StandardScaler(), DecisionTreeClassifier()).fit(X, words)):
-        half = refitted(model, X[:100], words[:100])
-        assert half.score(X[100:], words[100:]) < 1 and set(half.classes_) == {"high", "low", "mid"}
-    scaled = TransformedTargetRegressor(MLPRegressor(max_iter=3), transformer=StandardScaler()).fit(X, v)
-    assert isinstance(refitted(scaled, X[:100], v[:100]), TransformedTargetRegressor)
-    frozen = CalibratedClassifierCV(FrozenEstimator(grid)).fit(X, words)
-    for other in (nn.Linear(6, 3), frozen, lambda X: X, words): assert refitted(other, X, words) is None
-    assert refitted(grid, X[:0], words[:0]) is None
 
 
 def test_back_to_scikit_learn():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_ROWS', 'MAX_DENSE', 'rows_of', 'read_targets', 'ReadRows', 'read_rows', 'as_numbers', 'student_features',
            'Outputs', 'n_rows', 'open_onnx', 'teacher_name', 'check_fitted', 'teacher_outputs', 'TeacherSizes',
-           'Recorded', 'Unwrapped', 'unwrap_estimator', 'refitted', 'as_estimator']
+           'Recorded', 'Unwrapped', 'unwrap_estimator', 'as_estimator']
 
 # %% ../../nbs/5_compression/08_teachers.ipynb #1cc8e13b
 import copy
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import clone, is_regressor
+from sklearn.base import is_regressor
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -472,7 +472,8 @@ def _sizes(given) -> Counter:
     if isinstance(given, str | Path): return _size_of_file(given)
     found, facts = Counter(), getattr(given, "__dict__", {})
     if "tree_" in facts: return Counter({"tree nodes": given.tree_.node_count})
-    if "_predictors" in facts: return Counter({"tree nodes": sum(len(t.nodes) for t in np.ravel(given._predictors))})
+    if "_predictors" in facts:
+        return Counter({"tree nodes": sum(len(t.nodes) for each in given._predictors for t in each)})
     for name in ("coef_", "intercept_"): found["parameters"] += np.size(facts.get(name, ()))
     for name in ("coefs_", "intercepts_"): found["parameters"] += sum(map(np.size, facts.get(name, ())))
     for part in _made_of(given, facts): found += _sizes(part)
@@ -483,7 +484,8 @@ def _made_of(given, facts: dict) -> list:
     "The fitted predictors that a predictor asks."
     if isinstance(given, Pipeline): return [last_step(given)]
     if "module_" in facts: return [given.module_]
-    many = [*np.ravel(facts.get("estimators_", [])), *facts.get("calibrated_classifiers_", [])]
+    many = [*facts.get("estimators_", []), *facts.get("calibrated_classifiers_", [])]
+    many = [part for each in many for part in (each if isinstance(each, np.ndarray | list) else [each])]
     ones = ("best_estimator_", "regressor_", "estimator_", "final_estimator_")
     single = [facts[name] for name in ones if name in facts and not (name == "estimator_" and many)]
     frozen = type(given).__name__ in ("FrozenEstimator", "_CalibratedClassifier")
@@ -598,8 +600,8 @@ class Recorded(nn.Module):
         unknown = (self.x[place] != x).any(1)
         if unknown.any():
             first = int(unknown.long().argmax())
-            raise NeonError(f"{self.architecture} was never asked for row {first} of these {len(x)}; it is known by its "
-                            f"outputs on {len(self.keys)} rows only")
+            raise NeonError(f"{self.architecture} was never asked for row {first} of these {len(x)}; it is known by "
+                            f"its outputs on {len(self.keys)} rows only")
         return self.outputs[place]
 
 # %% ../../nbs/5_compression/08_teachers.ipynb #abba0c83
@@ -693,22 +695,6 @@ def unwrap_estimator(
         return y
     return Unwrapped(inner.inner, lambda new: outer.rebuild(inner.rebuild(new)), transform_y if steps else None,
                      inner.classes or outer.classes)
-
-# %% ../../nbs/5_compression/08_teachers.ipynb #7c38df0e
-def refitted(
-    given, # Any predictor
-    X, y,  # Rows and targets to fit, as it takes them
-):         # A fitted copy that has seen no others; None where that cannot be
-    "The estimator as it would be, had it been fitted to these rows alone."
-    opened = unwrap_estimator(given)
-    model = given if opened.transform_y else opened.inner
-    if not (hasattr(model, "get_params") and hasattr(model, "fit")): return None
-    settings = model.get_params().values()
-    if any(isinstance(v, FrozenEstimator) or (isinstance(v, str) and v == "prefit") for v in settings): return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        try: return clone(model).fit(X, y)
-        except Exception: return None
 
 # %% ../../nbs/5_compression/08_teachers.ipynb #92672973
 def _in_order(network: DenseNetwork, order: Sequence[int]) -> DenseNetwork:
