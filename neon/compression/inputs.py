@@ -235,9 +235,11 @@ def understand(
     if isinstance(given, dict): check_module(given)
     inside = unwrap_estimator(given)
     if inside.transform_y is not None: y = as_targets(inside.transform_y(y))
-    if is_sklearn_network(last_step(inside.inner)): return _estimator(inside)
-    said = inside, X, y, task, classes, metric
-    return _module(unwrap_module(inside.inner), *said) if isinstance(inside.inner, nn.Module) else _teacher(*said)
+    said, inner = (inside, X, y, task, classes, metric), inside.inner
+    if is_sklearn_network(last_step(inner)): found = _estimator(inside)
+    else: found = _module(unwrap_module(inner), *said) if isinstance(inner, nn.Module) else _teacher(*said)
+    best = (f"the best_estimator_ of the {type(given).__name__} was taken",) if hasattr(given, "best_estimator_") else ()
+    return replace(found, notes=(*found.notes, *best))
 
 # %% ../../nbs/5_compression/12_inputs.ipynb #b68ccf1e
 @dataclass(frozen=True)

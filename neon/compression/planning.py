@@ -264,7 +264,7 @@ class _Adam:
         self.rate, self.steps = rate, steps
 
     def update(self, flat: Tensor, gradient: Tensor, step: int, spent: float = 0.0) -> None:
-        "Step number `step`, from 1; under a time limit the rate goes by the share of it that is spent, if that is more."
+        "Step number `step`, from 1; the rate goes by it or by the share of the time that is spent."
         self.mean.lerp_(gradient, 0.1)
         self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
         rate = self.rate*0.5*(1 + math.cos(math.pi*max(step - 1, spent*self.steps)/self.steps))

@@ -19,7 +19,7 @@ from torch import Tensor
 from .export import estimated_latency
 from .planner import Planner, PlanResult, load_planner, plan_budgets
 from .planning import PlanConfig
-from .search import Search, SearchConfig, Trained, run_search, stages
+from .search import Search, SearchConfig, Trained, ended, run_search, stages
 from ..foundations.core import Clock, require
 from ..foundations.networks import Architecture, DenseNetwork
 from ..foundations.surgery import cut_widths, fold_norms, trim_widths
@@ -153,10 +153,10 @@ def gather_candidates(
     search.add([c for c in cuts if 5*c.architecture.n_params <= settings.most_trained], "cut and distilled",
                search.training(0.5, 0.003), settings.teacher_weight, from_original=True, without_comparison=True,
                clock=clock.part(0.12))
-    say(search.stage("plain cuts"))
+    say(ended(search, "plain cuts"))
     plans = make_plans(network, rows, config, settings, config.options.get("planner"), clock.part(0.25))
     search.add([v.network for p in plans for v in p.visits], "agent", None, from_original=True)
-    say(search.stage("plan"))
+    say(ended(search, "plan"))
     run_search(search, *plan_range(search, plans), say)
     return search, plans
 

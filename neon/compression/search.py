@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WIDTHS', 'shape', 'shapes', 'Trained', 'spread_error', 'Evaluator', 'smooth', 'SearchConfig', 'narrower',
            'features_in_time', 'reading_less', 'as_aims', 'Search', 'training_pace', 'scan', 'starts_of', 'parents',
-           'spread', 'affordable', 'descend', 'train_longer', 'run_search', 'stages']
+           'spread', 'affordable', 'descend', 'train_longer', 'ended', 'run_search', 'stages']
 
 # %% ../../nbs/5_compression/02_search.ipynb #9f00198d
 import math
@@ -289,14 +289,6 @@ class Search(_Pool):
         "Is there time left?"
         return not self.clock.over()
 
-    def stage(
-        self,
-        name: str, # Of a stage that has ended
-    ) -> Stage:
-        "With the size of the best so far, for the largest budget."
-        best = self.smallest(self.guards[-1])
-        return Stage(name, self.size(best) if best else None, self.clock.left())
-
     def add(
         self,
         networks: Sequence[DenseNetwork],        # On the device of the rows
@@ -508,6 +500,15 @@ def train_longer(
     training = search.training(share, 0.01)
     search.add([c.network for c in candidates], "trained on", training, weights, clock=clock)
 
+# %% ../../nbs/5_compression/02_search.ipynb #104ded5f
+def ended(
+    search: Search, # With its pool
+    name: str,      # Of a stage
+) -> Stage:         # With the size of the smallest that seems within the largest budget
+    "What there is to say when a stage has ended."
+    best = search.smallest(search.guards[-1])
+    return Stage(name, search.size(best) if best else None, search.clock.left())
+
 # %% ../../nbs/5_compression/02_search.ipynb #80c50023
 def run_search(
     search: Search,            # Its pool grows
@@ -518,14 +519,14 @@ def run_search(
     "Scan, descend, train longer, descend once more."
     clock, rounds = search.clock, search.config.rounds
     scan(search, least, most, clock.part(0.6))
-    callback(search.stage("scan"))
+    callback(ended(search, "scan"))
     for n in range(rounds):
         if not search.in_time() or not descend(search, clock=clock.part(1/(rounds - n + 2))): break
-        callback(search.stage(f"round {n + 1}"))
+        callback(ended(search, f"round {n + 1}"))
     if search.in_time(): train_longer(search, clock=clock.part(0.5))
-    callback(search.stage("polish"))
+    callback(ended(search, "polish"))
     if search.in_time(): descend(search)
-    callback(search.stage("last round"))
+    callback(ended(search, "last round"))
     return search.pool
 
 
