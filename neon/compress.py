@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .compression.checks import about_classes, against_constant, likely_reasons, recall_table
-from .compression.inputs import Given, Space, recorded, space_of, understand
+from .compression.inputs import Given, Space, recorded_teacher, space_of, understand
 from .compression.proposals import COSTS, all_stages
 from .compression.result import Compressed, Progress, explain
 from .compression.search import SearchConfig
@@ -188,7 +188,7 @@ def _of_teacher(given: Given, space: Space, X, whole: Part, validation: tuple | 
     "A teacher, known by its answers on all rows."
     x, answers = whole.x, given.taught(X)
     if validation is not None: x, answers = torch.cat([x, kept.x]), torch.cat([answers, given.taught(validation[0])])
-    return recorded(given, space, x.cpu(), answers).to(x.device)
+    return recorded_teacher(given, space, x.cpu(), answers).to(x.device)
 
 # %% ../nbs/7_doors/00_compress.ipynb #d00ca506
 def _weights(weights, n: int) -> Tensor | None:
@@ -266,7 +266,7 @@ def _taught_twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> Recorde
     else: twin = refit(source, case.X, case.y, case.fitted) if hasattr(source, "fit") else None
     if twin is None: return None
     answers = understand(twin, case.X, case.y, given.task.kind, given.classes).taught(case.X)
-    return recorded(given, case.space, case.whole.x.cpu(), answers).to(case.whole.x.device)
+    return recorded_teacher(given, case.space, case.whole.x.cpu(), answers).to(case.whole.x.device)
 
 # %% ../nbs/7_doors/00_compress.ipynb #0826530b
 def _module_twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> nn.Module | None:
@@ -289,9 +289,12 @@ def _trained_on(result: Compressed, case: _Case, search: SearchConfig, seed: int
 # %% ../nbs/7_doors/00_compress.ipynb #61363837
 def _warnings(case: _Case) -> tuple[list[str], float]:
     "What is wrong with the reference, if anything; and the score of the best constant answer."
-    held, given, space = case.rows.held, case.given, case.space
-    own, constant, no_better = against_constant(case.metric, case.rows.fit, held, predict(case.network, held.x))
-    if not no_better: return [], constant
+    given, space, fit = case.given, case.space, case.rows.fit
+    _, baseline, _ = against_constant(case.metric, fit, case.rows.held, predict(case.network, case.rows.held.x))
+    step = max(1, len(fit.x)//10_000)
+    held = Part(*(torch.cat([a[::step], b]) for a, b in zip(fit, case.rows.held, strict=True)))
+    own, constant, no_better = against_constant(case.metric, fit, held, predict(case.network, held.x))
+    if not no_better: return [], baseline
     if given.is_teacher: y, output, rescaled = held.y, predict(case.network, held.x), None
     else:
         x = space.mean.to(held.x) + held.x*space.scale.to(held.x)                          # the rows as they came ...
@@ -299,7 +302,7 @@ def _warnings(case: _Case) -> tuple[list[str], float]:
         output, rescaled = (predict(given.inner.to(held.x.device), v) for v in (x, held.x)) # ... and standardised
     reasons = likely_reasons(given.task, Part(held.x, y), output, rescaled)
     return [f"the network scores {own:.3f} ({case.metric.name}), no better than a constant answer ({constant:.3f}), so "
-            f"nearly anything keeps its score: {why}" for why in reasons], constant
+            f"nearly anything keeps its score: {why}" for why in reasons], baseline
 
 # %% ../nbs/7_doors/00_compress.ipynb #c451466f
 def _promise(case: _Case, reference: Reference, guard: Guard) -> str:

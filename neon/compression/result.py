@@ -296,7 +296,8 @@ def explain(
     result, # What `compress` returns for one budget
 ) -> list[str]:
     "What was kept and at what cost, what to beware of, what the agent saw, and why not a smaller one."
-    sentences = [first_sentence(result), *result.notes, *([f"promised: {result.promise}"] if result.promise and result.how != "as it was" else [])]
+    sentences = [first_sentence(result), *result.notes]
+    if result.promise and result.how != "as it was": sentences.append(f"promised: {result.promise}")
     sentences += [f"agent: {reason}" for reason in result.reasons]
     before = _whole(result)
     describe = lambda n, d: (f"{n.architecture}, {_counted(n.architecture.n_params, before)}, loses "
@@ -334,7 +335,8 @@ def short_text(
     result, # What `compress` returns for one budget
 ) -> str:   # At most seven lines
     "What a result prints."
-    lines = [f"  {name:11} {shorten(_in_units(result, text), 100, placeholder=' ...')}" for name, text in _lines(result)]
+    shown = ((name, shorten(_in_units(result, text), 100, placeholder=" ...")) for name, text in _lines(result))
+    lines = [f"  {name:11} {text}" for name, text in shown]
     return "\n".join([f"{type(result).__name__}:", *lines])
 
 # %% ../../nbs/5_compression/07_result.ipynb #01a0684e

@@ -268,14 +268,11 @@ class Search(_Pool):
         if len(outputs) < len(self.x): outputs = predict(reference, self.x)
         self.teacher = as_aims(outputs, self.loss)
         self.architecture, self.n_outputs = reference.architecture, self.teacher.shape[1]
-        self.output = reference.architecture.layers[-1].activation if self._bounded(reference) else "identity"
+        ends = [layer.activation for layer in reference.architecture.layers[-1:] if self.loss == "squared"]
+        self.output = ends[0] if ends else "identity"  # what bounds the original's values bounds theirs
         few = torch.linspace(0, len(self.x) - 1, min(len(self.x), 1500)).long()
         self.sample = self.x[few.to(self.x.device)]
         self.pace, self.look = training_pace(self) if self.clock.limited else (0.0, 0.0)
-
-    def _bounded(self, reference: DenseNetwork) -> bool:
-        "Does an activation bound the values?"
-        return self.loss == "squared" and bool(reference.architecture.layers)
 
     def training(
         self,

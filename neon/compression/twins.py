@@ -7,6 +7,7 @@ __all__ = ['row_losses', 'overconfidence', 'in_errors', 'train_until', 'train_tw
            'honest_reference', 'is_new', 'train_on']
 
 # %% ../../nbs/5_compression/10_twins.ipynb #63e7a347
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -70,6 +71,14 @@ def _epochs(n: int, batch_size: int, rng: torch.Generator):
         order = torch.randperm(n, generator=rng)
         yield [rows for rows in order.split(batch_size) if len(rows) > 1 or n == 1]
 
+# %% ../../nbs/5_compression/10_twins.ipynb #6a8e4cdd
+@contextlib.contextmanager
+def _drawing_from(stream: torch.Generator):
+    "What torch draws by itself (dropout, fresh weights) comes from this stream; its own stays as it was."
+    with torch.random.fork_rng([]):
+        torch.set_rng_state(stream.get_state())
+        yield
+
 # %% ../../nbs/5_compression/10_twins.ipynb #5ff9bdd7
 def train_until(
     network: nn.Module,  # Changed in place
@@ -83,8 +92,7 @@ def train_until(
     sample, done = Part(*(v[::-(-len(v)//course.looks)] for v in part)), 0
     optimiser = torch.optim.Adam(network.parameters(), course.learning_rate)
     reached = lambda: float(row_losses(predict(network.eval(), sample.x), sample.y).mean()) <= loss
-    with torch.random.fork_rng([]), torch.enable_grad():
-        torch.manual_seed(seed)
+    with _drawing_from(torch_generator(seed, "dropout")), torch.enable_grad():
         for batches in _epochs(len(part.x), course.batch_size, torch_generator(seed, "batches")):
             network.train()
             for rows in batches:
@@ -114,7 +122,9 @@ def refit(
     rows: Tensor,  # Row numbers to fit
 ):                 # A fitted copy; None: it cannot be fitted
     "The same predictor, fitted on some of the rows."
-    numbers = rows.cpu().numpy()
+    numbers, settings = rows.cpu().numpy(), given.get_params() if hasattr(given, "get_params") else {}
+    if any(type(v).__name__ == "FrozenEstimator" or v == "prefit" for v in settings.values() if not hasattr(v, "shape")):
+        return None  # what is frozen would keep what it knows
     part = X.iloc[numbers] if hasattr(X, "iloc") else np.asarray(X)[numbers] if isinstance(X, list) else X[numbers]
     try: return clone(given).fit(part, np.asarray(y)[numbers])
     except Exception: return None
@@ -130,8 +140,7 @@ def retrain(
     twin = copy.deepcopy(module)
     own = [m for m in twin.modules() if [*m.parameters(recurse=False)]]
     if not all(hasattr(m, "reset_parameters") for m in own): return None
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with _drawing_from(torch_generator(seed, "twin")):
         for m in own: m.reset_parameters()
     for p in twin.parameters(): p.requires_grad_(True)
     return train_until(twin, part, float(row_losses(predict(module, part.x), part.y).mean()), seed, in_time)

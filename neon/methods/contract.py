@@ -156,7 +156,7 @@ _TASKS = {  # Kind -> loss of training, metric unless another is wanted
 @dataclass(frozen=True)
 class Task(Config):
     "What the outputs of a network mean."
-    kind: str = "classes"          # "classes": one of several; "binary": one logit; "labels": several yes or no; "values"
+    kind: str = "classes"          # "classes", "binary" (one logit for two), "labels" (each yes or no) or "values"
     labels: tuple | None = None    # Of the classes, in the order of the outputs; None: 0, 1, ...
 
     def __post_init__(self):
