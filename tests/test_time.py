@@ -168,7 +168,7 @@ def test_stages_are_announced_in_order_with_size_and_time(task):
 def test_a_search_whose_time_is_over_adds_nothing(task):
     rows = hold_out(*task[1], task[2])
     search = Search(rows, task[0], [Guard(3.0)], HURRY, time_limit=Clock(0, Hands()))
-    assert run_search(search) == [] and not search.in_time()
+    assert run_search(search) == [] and search.clock.over()
 
 
 def test_in_little_time_fewer_networks_are_trained(task):

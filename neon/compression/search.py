@@ -247,6 +247,11 @@ def as_aims(
     already = bool((output >= 0).all()) and torch.allclose(total, torch.ones(len(output)).to(output), atol=1e-3)
     return output if already else output.softmax(1)
 
+# %% ../../nbs/5_compression/02_search.ipynb #f20d11e3
+def _ends_with(a: Architecture) -> str:
+    "What bounds the original's values, and so those of what is trained; nothing bounds those of a teacher."
+    return a.layers[-1].activation if a.layers else "identity"
+
 # %% ../../nbs/5_compression/02_search.ipynb #7bf754fe
 class Search(_Pool):
     "Candidates for one data set and one reference."
@@ -268,8 +273,7 @@ class Search(_Pool):
         if len(outputs) < len(self.x): outputs = predict(reference, self.x)
         self.teacher = as_aims(outputs, self.loss)
         self.architecture, self.n_outputs = reference.architecture, self.teacher.shape[1]
-        ends = [layer.activation for layer in reference.architecture.layers[-1:] if self.loss == "squared"]
-        self.output = ends[0] if ends else "identity"  # what bounds the original's values bounds theirs
+        self.output = _ends_with(self.architecture) if self.loss == "squared" else "identity"
         few = torch.linspace(0, len(self.x) - 1, min(len(self.x), 1500)).long()
         self.sample = self.x[few.to(self.x.device)]
         self.pace, self.look = training_pace(self) if self.clock.limited else (0.0, 0.0)
@@ -281,10 +285,6 @@ class Search(_Pool):
     ) -> AnnealConfig:
         "How networks are trained on these rows, for classes or for values."
         return replace(self.config.anneal(len(self.x), factor, learning_rate), loss=self.loss)
-
-    def in_time(self) -> bool:
-        "Is there time left?"
-        return not self.clock.over()
 
     def add(
         self,
@@ -518,11 +518,11 @@ def run_search(
     scan(search, least, most, clock.part(0.6))
     callback(ended(search, "scan"))
     for n in range(rounds):
-        if not search.in_time() or not descend(search, clock=clock.part(1/(rounds - n + 2))): break
+        if search.clock.over() or not descend(search, clock=clock.part(1/(rounds - n + 2))): break
         callback(ended(search, f"round {n + 1}"))
-    if search.in_time(): train_longer(search, clock=clock.part(0.5))
+    if not search.clock.over(): train_longer(search, clock=clock.part(0.5))
     callback(ended(search, "polish"))
-    if search.in_time(): descend(search)
+    if not search.clock.over(): descend(search)
     callback(ended(search, "last round"))
     return search.pool
 

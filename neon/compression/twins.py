@@ -123,8 +123,8 @@ def refit(
 ):                 # A fitted copy; None: it cannot be fitted
     "The same predictor, fitted on some of the rows."
     numbers, settings = rows.cpu().numpy(), given.get_params() if hasattr(given, "get_params") else {}
-    if any(type(v).__name__ == "FrozenEstimator" or v == "prefit" for v in settings.values() if not hasattr(v, "shape")):
-        return None  # what is frozen would keep what it knows
+    frozen = lambda v: type(v).__name__ == "FrozenEstimator" or (isinstance(v, str) and v == "prefit")
+    if any(map(frozen, settings.values())): return None  # it would keep what it knows
     part = X.iloc[numbers] if hasattr(X, "iloc") else np.asarray(X)[numbers] if isinstance(X, list) else X[numbers]
     try: return clone(given).fit(part, np.asarray(y)[numbers])
     except Exception: return None
