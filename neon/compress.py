@@ -249,30 +249,33 @@ def _reference(case: _Case, seen: bool | None, seed: int, in_time: Callable[[], 
     "What candidates are compared with."
     if case.validated or seen is False: return Reference(case.network)
     make = _taught_twin if case.given.is_teacher else _twin
-    return honest_reference(case.network, case.rows, lambda: make(case, seed, in_time), seen)
+    return honest_reference(case.network, case.rows, lambda part: make(case, part, seed, in_time), case.metric, seen)
 
 # %% ../nbs/7_doors/00_compress.ipynb #3afb1377
-def _twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> DenseNetwork:
+def _twin(case: _Case, part: np.ndarray | None, seed: int, in_time: Callable[[], bool]) -> DenseNetwork:
     "Of the network's shape, norms and dropout included."
     shape, last = case.given.network.architecture, case.network.architecture.layers[-1]
     shape = replace(shape, layers=(*shape.layers[:-1], last))
-    return train_twin(case.network, case.rows, shape, seed, in_time)
+    return train_twin(case.network, case.rows, shape, seed, in_time, part)
 
 # %% ../nbs/7_doors/00_compress.ipynb #3d549a33
-def _taught_twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> Recorded | None:
+def _taught_twin(
+    case: _Case, part: np.ndarray | None, seed: int, in_time: Callable[[], bool],
+) -> Recorded | None:
     "A teacher that was fitted anew on the rows to fit, known by its answers; None: that cannot be."
     given, source = case.given, case.given.source
-    if isinstance(source, nn.Module): twin = _module_twin(case, seed, in_time)
-    else: twin = refit(source, case.X, case.y, case.fitted) if hasattr(source, "fit") else None
+    fitted = case.fitted if part is None else case.fitted[torch.from_numpy(part)]
+    if isinstance(source, nn.Module): twin = _module_twin(case, fitted, seed, in_time)
+    else: twin = refit(source, case.X, case.y, fitted) if hasattr(source, "fit") else None
     if twin is None: return None
     answers = understand(twin, case.X, case.y, given.task.kind, given.classes).taught(case.X)
     return recorded_teacher(given, case.space, case.whole.x.cpu(), answers).to(case.whole.x.device)
 
 # %% ../nbs/7_doors/00_compress.ipynb #0826530b
-def _module_twin(case: _Case, seed: int, in_time: Callable[[], bool]) -> nn.Module | None:
+def _module_twin(case: _Case, fitted: Tensor, seed: int, in_time: Callable[[], bool]) -> nn.Module | None:
     "A torch module trained anew, where that can be."
     if isinstance(case.X, tuple) or case.given.task.kind == "binary": return None
-    x, y = as_numbers(case.X)[case.fitted], case.given.targets(case.y)[case.fitted]
+    x, y = as_numbers(case.X)[fitted], case.given.targets(case.y)[fitted]
     try: return retrain(case.given.source, Part(x.float() if x.dtype.is_floating_point else x, y), seed, in_time)
     except RuntimeError: return None
 
@@ -359,7 +362,8 @@ def _compress(network, X, y, said: _Said, config: CompressConfig) -> list[Compre
     for sentence in about: warnings.warn(sentence, stacklevel=5)
     reference = _reference(case, False if agreement else said.seen, seed, lambda: clock.spent() < 0.4)
     metric = case.metric if case.metric.relative else said.metric or case.given.task.metric
-    found = compress_rows(reference.network, case.rows, replace(config, metric=metric), said.progress)
+    rows = replace(case.rows, advance=reference.advance)
+    found = compress_rows(reference.network, rows, replace(config, metric=metric), said.progress)
     looked = [_looked_at(result, case, reference, about, constant) for result in found]
     return [_returned(result, case, reference, config.search, seed) for result in looked]
 

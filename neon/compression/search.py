@@ -220,6 +220,7 @@ class _Pool:
         self.cost, self.guards = cost, sorted(guards, key=lambda g: g.budget)
         self.evaluator = Evaluator(reference, self.guards[0].metric, rows.fit, rows.compare,
                                    [rows.weight(part) for part in ("fit", "compare")])
+        self.evaluator.scores[1] = self.evaluator.scores[1] + rows.advance/100
         self.pool: list[Trained] = []
 
     def put(self, found: Sequence[Trained]) -> None: # Those without a finite score stay out

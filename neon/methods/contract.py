@@ -44,6 +44,7 @@ class Rows:
     guard: Part         # To test on
     name: str = "data"  # Of the data set
     weights: dict[str, Tensor] | None = None # Part -> (n,) what each row counts, above 0; None: all count alike
+    advance: float = 0.0 # Points that the reference is taken to score more, see `neon.compression.twins`
 
     @property
     def held(self) -> Part:
@@ -306,7 +307,7 @@ class _Measure:
         "Rows of this name, and the original's influence values on them."
         if name not in self.parts:
             part = getattr(self.rows, name)
-            self.parts[name] = part, self.values(name, part, self.network)
+            self.parts[name] = part, self.values(name, part, self.network) + self.rows.advance/100
         return self.parts[name]
 
     def values(self, name: str, part: Part, network: DenseNetwork) -> np.ndarray:
