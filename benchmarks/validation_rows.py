@@ -85,6 +85,7 @@ def entry(name, network, model, parts, mode):
 def summary(table):
     "Geometric compression with and without, and who breaks the budget."
     table = table.assign(ratio=table.before/table.after, lost=100*(table.accuracy_before - table.accuracy_after))
+    if set(table["mode"]) != {"with", "without"}: return print("the summary wants both modes")
     both = table.pivot_table(index=["dataset", "network"], columns="mode", values="ratio").dropna()
     logs = np.log(both)
     print(f"{len(both)} networks: geometric compression with {np.exp(logs['with'].mean()):.1f}x, "
