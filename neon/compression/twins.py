@@ -154,7 +154,7 @@ class Reference:
     network: DenseNetwork     # The original, or its twin
     twin: bool = False        # Is it the twin?
     flattery: Drop | None = None # What the original scores above the twin on the rows kept aside, in hundredths of loss
-    advance: float = 0.0      # Points that the original, with more rows to learn from, scores above the twin on new ones
+    advance: float = 0.0      # Points that the original, with all rows to learn from, scores above the twin
 
     def __str__(self) -> str:
         return "a twin of the network, trained without these rows" if self.twin else "the network"
