@@ -123,24 +123,23 @@ def test_papermill_from_outside(finished, tmp_path, monkeypatch):
     assert (tmp_path/"out"/"figures").is_dir() and {p.name for p in tmp_path.iterdir()} == {"out", "executed.ipynb"}
 
 
-def test_failing_notebook_is_kept_and_named(tmp_path):
+def test_failing_notebook_is_kept_and_named(tmp_path, monkeypatch, capsys):
     cells = [("dataset: str = 'wine'\noutput_dir: str = ''", ["parameters"]), ("1/0", [])]
     kernel = {"name": "python3", "display_name": "python3", "language": "python"}
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel},
                 "cells": [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": tags}, "source": source,
                            "outputs": [], "execution_count": None} for i, (source, tags) in enumerate(cells)]}
     (tmp_path/"t.ipynb").write_text(json.dumps(notebook))
-    command = [*COMMAND, "--template", "t.ipynb", "--output-dir", "run"]
-    failed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert failed.returncode == 1 and failed.stderr.splitlines()[-1] == (
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "--template", "t.ipynb", "--output-dir", "run"]
+    assert main(command) == 1 and capsys.readouterr().err.splitlines()[-1] == (
         "neon: error: the notebook failed with ZeroDivisionError: division by zero; see run/run_failed.ipynb")
     assert "ZeroDivisionError" in (tmp_path/"run"/"run_failed.ipynb").read_text()
     assert not (tmp_path/"run"/"run.ipynb").exists()
     notebook["cells"][1]["source"] = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     (tmp_path/"t.ipynb").write_text(json.dumps(notebook))
-    killed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert killed.returncode == 1
-    assert "neon: error: the notebook's process ended suddenly" in killed.stderr.splitlines()[-1]
+    assert main(command) == 1
+    assert "neon: error: the notebook's process ended suddenly" in capsys.readouterr().err.splitlines()[-1]
 
 
 # The template of EComp

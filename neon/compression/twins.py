@@ -59,7 +59,8 @@ def in_errors(
 @dataclass(frozen=True)
 class _Course:
     "How a twin is trained."
-    updates: int = 8000          # At most
+    updates: int = 8000          # At most,
+    epochs: int = 400            # and at most
     batch_size: int = 64         # Rows per minibatch
     learning_rate: float = 1e-3  # Of Adam
     looks: int = 4000            # Rows on which the loss is measured after each epoch, at most
@@ -93,14 +94,16 @@ def train_until(
     optimiser = torch.optim.Adam(network.parameters(), course.learning_rate)
     reached = lambda: float(row_losses(predict(network.eval(), sample.x), sample.y).mean()) <= loss
     with _drawing_from(torch_generator(seed, "dropout")), torch.enable_grad():
-        for batches in _epochs(len(part.x), course.batch_size, torch_generator(seed, "batches")):
+        epochs = _epochs(len(part.x), course.batch_size, torch_generator(seed, "batches"))
+        for epoch, batches in enumerate(epochs, 1):
             network.train()
             for rows in batches:
                 optimiser.zero_grad()
                 row_losses(network(part.x[rows]), part.y[rows]).mean().backward()
                 optimiser.step()
             done += len(batches)
-            if done >= course.updates or not in_time() or reached(): return network.eval()
+            enough = done >= course.updates or epoch >= course.epochs
+            if enough or not in_time() or reached(): return network.eval()
 
 # %% ../../nbs/5_compression/10_twins.ipynb #a3644cfa
 def train_twin(
