@@ -8,6 +8,7 @@ from pathlib import Path
 import papermill
 import pytest
 
+from neon.cli import main
 from neon.command.runs import find_template, template_parameters
 from neon.ecomp.runs import EcompConfig, read_original, read_records, read_winners
 from neon.foundations.core import read_json
