@@ -90,22 +90,28 @@ def test_executed_notebook(finished):
     assert not any("\r" in text for text in texts), "progress bars keep one state"
 
 
-def test_same_parameters_again_reuse_the_work(finished):
+def here(monkeypatch, folder: Path, *options: str) -> int:
+    "The same command in this process, which has imported what it needs; its exit status."
+    monkeypatch.chdir(folder)
+    return main(["run", *OPTIONS, "--output-dir", "run", "--workers", "1", *options])
+
+
+def test_same_parameters_again_reuse_the_work(finished, monkeypatch):
     folder, _ = finished
     kept = [*folder.glob("networks/*.safetensors"), folder/"agent.safetensors", folder/"training.csv"]
     before, results = {p: p.stat().st_mtime_ns for p in kept}, numbers(folder, "test")
-    again = run(folder.parent)
-    assert again.returncode == 0, again.stderr
+    assert here(monkeypatch, folder.parent) == 0
     assert {p: p.stat().st_mtime_ns for p in kept} == before, "something was trained again"
     assert numbers(folder, "test").equals(results)
 
 
-def test_other_settings_in_the_same_folder_are_refused(finished):
+def test_other_settings_in_the_same_folder_are_refused(finished, monkeypatch, capsys):
     folder, _ = finished
     before = (folder/"run.ipynb").read_bytes()
-    refused = run(folder.parent, "--budget", "5")
-    assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    assert refused.stderr.splitlines()[-1].startswith("neon: error: run holds a run with other settings (budget);")
+    assert here(monkeypatch, folder.parent, "--budget", "5") == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith("neon: error: run holds a run with other settings (budget);")
     assert (folder/"run.ipynb").read_bytes() == before and not list(folder.glob(".*"))
 
 
