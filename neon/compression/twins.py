@@ -80,6 +80,26 @@ def _drawing_from(stream: torch.Generator):
         torch.set_rng_state(stream.get_state())
         yield
 
+# %% ../../nbs/5_compression/10_twins.ipynb #3a95040a
+class _Best:
+    "The best epoch so far."
+
+    def __init__(self, network: nn.Module, compare: Part | None):
+        self.compare, self.score, self.state = compare, -float("inf"), None
+
+    def look(self, network: nn.Module) -> None:
+        "Keep the weights, if no epoch was better."
+        if self.compare is None: return
+        output, y = predict(network, self.compare.x), self.compare.y
+        classes = task_of(y).kind == "classes"
+        score = float((output.argmax(1) == y).double().mean() if classes else -row_losses(output, y).mean())
+        if score >= self.score: self.score, self.state = score, copy.deepcopy(network.state_dict())
+
+    def restored(self, network: nn.Module) -> nn.Module:
+        "The network as it was then."
+        if self.state is not None: network.load_state_dict(self.state)
+        return network
+
 # %% ../../nbs/5_compression/10_twins.ipynb #5ff9bdd7
 def train_until(
     network: nn.Module,  # Changed in place
@@ -88,11 +108,12 @@ def train_until(
     seed: int = 0,       # Of the minibatches and of dropout
     in_time: Callable[[], bool] = lambda: True, # Is there time left?
     course: _Course = _Course(), # How to train
+    compare: Part | None = None, # Rows that choose the best epoch; None: the last one
 ) -> nn.Module:          # The same, in evaluation mode
     "Train until the rows are fitted so well."
     sample, done = Part(*(v[::-(-len(v)//course.looks)] for v in part)), 0
-    optimiser = torch.optim.Adam(network.parameters(), course.learning_rate)
-    reached = lambda: float(row_losses(predict(network.eval(), sample.x), sample.y).mean()) <= loss
+    optimiser, best = torch.optim.Adam(network.parameters(), course.learning_rate), _Best(network, compare)
+    reached = lambda: float(row_losses(predict(network, sample.x), sample.y).mean()) <= loss
     with _drawing_from(torch_generator(seed, "dropout")), torch.enable_grad():
         epochs = _epochs(len(part.x), course.batch_size, torch_generator(seed, "batches"))
         for epoch, batches in enumerate(epochs, 1):
@@ -102,8 +123,9 @@ def train_until(
                 row_losses(network(part.x[rows]), part.y[rows]).mean().backward()
                 optimiser.step()
             done += len(batches)
+            best.look(network.eval())
             enough = done >= course.updates or epoch >= course.epochs
-            if enough or not in_time() or reached(): return network.eval()
+            if enough or not in_time() or reached(): return best.restored(network)
 
 # %% ../../nbs/5_compression/10_twins.ipynb #a3644cfa
 def train_twin(
@@ -118,7 +140,7 @@ def train_twin(
     loss = float(row_losses(predict(network, rows.fit.x), rows.fit.y).mean())
     twin = build_network(shape or network.architecture, torch_generator(seed, "twin")).to(rows.fit.x.device)
     fit = rows.fit if part is None else Part(*(v[torch.from_numpy(part).to(v.device)] for v in rows.fit))
-    return fold_norms(train_until(twin, fit, loss, seed, in_time))
+    return fold_norms(train_until(twin, fit, loss, seed, in_time, compare=rows.compare))
 
 # %% ../../nbs/5_compression/10_twins.ipynb #a48af0a0
 def refit(
