@@ -24,7 +24,7 @@ from .compression.search import SearchConfig
 from .compression.sizes import wanted_size
 from .compression.tasks import as_targets, check_metric
 from .compression.teachers import Recorded, as_numbers, read_rows, teacher_outputs, unwrap_estimator
-from .compression.twins import Reference, honest_reference, refit, retrain, row_losses, train_on, train_twin
+from .compression.twins import Reference, honest_reference, refit, retrain, train_on, train_twin
 from .foundations.core import Clock, Config, as_clock, require, resolve_device, undisturbed
 from .foundations.networks import DenseNetwork
 from .foundations.surgery import cut_widths, fold_norms
@@ -43,7 +43,7 @@ from neon.methods.contract import (
     thinned,
 )
 from .methods.contract import front as size_front
-from .methods.guard import Guard, Metric, get_metric
+from .methods.guard import Guard, Metric, get_metric, influence
 
 # %% ../nbs/7_doors/00_compress.ipynb #e3afdc92
 @dataclass(frozen=True)
@@ -281,22 +281,23 @@ def _module_twin(case: _Case, fitted: Tensor, seed: int, in_time: Callable[[], b
 
 # %% ../nbs/7_doors/00_compress.ipynb #93a520ce
 def _trained_on(result: Compressed, case: _Case, search: SearchConfig, seed: int) -> DenseNetwork:
-    "The chosen network, trained on with all rows; what was cut out of the twin is cut out of the original as well."
+    "The chosen network, trained on with all rows; what was cut out of the twin is cut out of the original instead."
     chosen = next(t.candidate for t in result.tested if t.candidate.network is result.network)
     if chosen.nonzero: return result.network
     rate = 0.01*min(1.0, (2000/chosen.size)**0.5)
     weight, training = getattr(chosen, "teacher_weight", 0.5), search.anneal(len(case.whole.x), 1.0, rate)
-    found = [train_on(start, case.network, case.whole, training, weight, seed) for start in _starts(chosen, case)]
-    return min(found, key=lambda n: float(row_losses(predict(n, case.whole.x), case.whole.y).mean()))
+    return train_on(_start(chosen, case), case.network, case.whole, training, weight, seed)
 
 # %% ../nbs/7_doors/00_compress.ipynb #a7bd0f27
-def _starts(chosen: Candidate, case: _Case) -> list[DenseNetwork]:
-    "The chosen network, and if it was cut out of the twin, the same cut out of the original."
-    a, whole = chosen.network.architecture, case.network.architecture
+def _start(chosen: Candidate, case: _Case) -> DenseNetwork:
+    "The chosen network; if it was cut out of the twin, the same cut out of the original, where that is as good."
+    a, whole, held = chosen.network.architecture, case.network.architecture, case.rows.held
     cut = getattr(chosen, "from_original", False) and a.depth == getattr(whole, "depth", None) and a.inputs is None
-    if not cut: return [chosen.network]
+    if not cut: return chosen.network
     rows = case.whole.x[::-(-len(case.whole.x)//2048)]
-    return [chosen.network, cut_widths(fold_norms(case.network), list(a.hidden_widths), rows)]
+    again = cut_widths(fold_norms(case.network), list(a.hidden_widths), rows)
+    score = lambda n: influence(case.metric, held.y, predict(n, held.x)).mean()
+    return again if score(again) >= score(chosen.network) else chosen.network
 
 # %% ../nbs/7_doors/00_compress.ipynb #61363837
 def _warnings(case: _Case) -> tuple[list[str], float]:
