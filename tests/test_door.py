@@ -302,7 +302,8 @@ def test_a_wanted_size(three, wanted):
 # Whatever holds a network, and whatever answers rows
 
 def test_a_search_gives_its_best_estimator_back():
-    search = GridSearchCV(MLPClassifier((20,), learning_rate_init=0.01, random_state=0), {"alpha": [0.1]}, cv=2).fit(X, THREE)
+    network = MLPClassifier((20,), learning_rate_init=0.01, random_state=0)
+    search = GridSearchCV(network, {"alpha": [0.1]}, cv=2).fit(X, THREE)
     result = small(search, X, THREE, budget=5)
     assert isinstance(result.estimator, GridSearchCV) and result.estimator.score(X, THREE) > 0.8
 
