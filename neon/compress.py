@@ -29,19 +29,8 @@ from .foundations.core import Clock, Config, as_clock, require, resolve_device, 
 from .foundations.networks import DenseNetwork
 from .foundations.surgery import cut_widths, fold_norms
 from .foundations.training import predict
-from neon.methods.contract import (
-    METHODS,
-    Candidate,
-    Method,
-    MethodConfig,
-    Part,
-    Rows,
-    Verdict,
-    compress_with,
-    get_method,
-    hold_out,
-    thinned,
-)
+from .methods.contract import METHODS, Candidate, Method, MethodConfig, Part, Rows, Verdict
+from .methods.contract import compress_with, get_method, hold_out, thinned
 from .methods.contract import front as size_front
 from .methods.guard import Guard, Metric, get_metric, influence
 
@@ -245,38 +234,38 @@ def _pair(validation) -> tuple:
     return read_rows(validation[0]).X, validation[1]
 
 # %% ../nbs/7_doors/00_compress.ipynb #f90e5643
-def _reference(case: _Case, seen: bool | None, seed: int, in_time: Callable[[], bool]) -> Reference:
+def _reference(case: _Case, seen: bool | None, seed: int, clock: Clock) -> Reference:
     "What candidates are compared with."
     if case.validated or seen is False: return Reference(case.network)
     make = _taught_twin if case.given.is_teacher else _twin
-    return honest_reference(case.network, case.rows, lambda part: make(case, part, seed, in_time), case.metric, seen)
+    return honest_reference(case.network, case.rows, lambda part: make(case, part, seed, clock), case.metric, seen)
 
 # %% ../nbs/7_doors/00_compress.ipynb #3afb1377
-def _twin(case: _Case, part: np.ndarray | None, seed: int, in_time: Callable[[], bool]) -> DenseNetwork:
+def _twin(case: _Case, part: np.ndarray | None, seed: int, clock: Clock) -> DenseNetwork:
     "Of the network's shape, norms and dropout included."
     shape, last = case.given.network.architecture, case.network.architecture.layers[-1]
     shape = replace(shape, layers=(*shape.layers[:-1], last))
-    return train_twin(case.network, case.rows, shape, seed, in_time, part)
+    return train_twin(case.network, case.rows, shape, seed, clock, part)
 
 # %% ../nbs/7_doors/00_compress.ipynb #3d549a33
 def _taught_twin(
-    case: _Case, part: np.ndarray | None, seed: int, in_time: Callable[[], bool],
+    case: _Case, part: np.ndarray | None, seed: int, clock: Clock,
 ) -> Recorded | None:
     "A teacher that was fitted anew on the rows to fit, known by its answers; None: that cannot be."
     given, source = case.given, case.given.source
     fitted = case.fitted if part is None else case.fitted[torch.from_numpy(part)]
-    if isinstance(source, nn.Module): twin = _module_twin(case, fitted, seed, in_time)
+    if isinstance(source, nn.Module): twin = _module_twin(case, fitted, seed, clock)
     else: twin = refit(source, case.X, case.y, fitted) if hasattr(source, "fit") else None
     if twin is None: return None
     answers = understand(twin, case.X, case.y, given.task.kind, given.classes).taught(case.X)
     return recorded_teacher(given, case.space, case.whole.x.cpu(), answers).to(case.whole.x.device)
 
 # %% ../nbs/7_doors/00_compress.ipynb #0826530b
-def _module_twin(case: _Case, fitted: Tensor, seed: int, in_time: Callable[[], bool]) -> nn.Module | None:
+def _module_twin(case: _Case, fitted: Tensor, seed: int, clock: Clock) -> nn.Module | None:
     "A torch module trained anew, where that can be."
     if isinstance(case.X, tuple) or case.given.task.kind == "binary": return None
     x, y = as_numbers(case.X)[fitted], case.given.targets(case.y)[fitted]
-    try: return retrain(case.given.source, Part(x.float() if x.dtype.is_floating_point else x, y), seed, in_time)
+    try: return retrain(case.given.source, Part(x.float() if x.dtype.is_floating_point else x, y), seed, clock)
     except RuntimeError: return None
 
 # %% ../nbs/7_doors/00_compress.ipynb #93a520ce
@@ -370,7 +359,7 @@ def _compress(network, X, y, said: _Said, config: CompressConfig) -> list[Compre
     case, agreement = _understood(network, X, y, said, config, clock)
     about, constant = _warnings(case)
     for sentence in about: warnings.warn(sentence, stacklevel=5)
-    reference = _reference(case, False if agreement else said.seen, seed, lambda: clock.spent() < 0.4)
+    reference = _reference(case, False if agreement else said.seen, seed, clock.part(0.4))
     metric = case.metric if case.metric.relative else said.metric or case.given.task.metric
     rows = replace(case.rows, advance=reference.advance)
     found = compress_rows(reference.network, rows, replace(config, metric=metric), said.progress)

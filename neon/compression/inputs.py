@@ -17,7 +17,7 @@ from .export import estimator_inputs, from_sklearn, is_sklearn_network, last_ste
 from .export import with_last_step, with_scaling, with_values
 from .tasks import as_targets, inner_network, looks_like_values, outer_network, target_tensor
 from .tasks import understand_task
-from .teachers import Recorded, TeacherSizes, Unwrapped, as_estimator, as_numbers
+from .teachers import Outputs, Recorded, TeacherSizes, Unwrapped, as_estimator, as_numbers
 from .teachers import student_features, teacher_outputs, unwrap_estimator
 from ..foundations.core import NeonError, require
 from ..foundations.heads import DenseHead, dense_head
@@ -107,8 +107,7 @@ class Given(_Facts):
         X, # As the user has them
     ) -> Tensor: # (n, outputs)
         "What a teacher answers, as the judge sees it: two logits for one."
-        o = self.network.answers(X)
-        return torch.cat([-o/2, o/2], 1) if self.task.kind == "binary" and o.shape[1] == 1 else o
+        return Outputs(self.network.answers(X), self.task.kind).as_judged()
 
     def outer(
         self,

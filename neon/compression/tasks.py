@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .export import class_indices
+from ..foundations.activations import OUTPUT_ACTIVATIONS
 from ..foundations.core import NeonError, require
 from ..foundations.networks import Architecture, DenseLayer, DenseNetwork, Layer
 from ..foundations.surgery import fold_norms
@@ -177,21 +178,26 @@ def inner_network(
     task: Task,            # What the network is asked
     network: DenseNetwork, # As it came
 ) -> DenseNetwork:
-    "The network as the judge sees it: two logits for one, no sigmoid behind labels."
+    "The network as the judge sees it: logits, two for one."
     if task.kind == "binary" and network.architecture.n_outputs == 1: return two_logits(network)
-    sigmoid = network.architecture.layers[-1].activation == "sigmoid"
-    return with_output(network, "identity") if task.kind == "labels" and sigmoid else network
+    return with_output(network, "identity") if _squashed(task, network) else network
+
+
+def _squashed(task: Task, network: DenseNetwork) -> bool:
+    "Does an activation make probabilities of the logits?"
+    endings = {"labels": ("sigmoid",), "classes": OUTPUT_ACTIVATIONS, "binary": OUTPUT_ACTIVATIONS}
+    return network.architecture.layers[-1].activation in endings.get(task.kind, ())
 
 # %% ../../nbs/5_compression/09_tasks.ipynb #ceb9bf11
 def outer_network(
     task: Task,            # What the network is asked
     network: DenseNetwork, # As the judge saw it
-    original: DenseNetwork, # As it came
+    original: DenseNetwork, # As it came; a teacher has no layers to end like
 ) -> DenseNetwork:
     "The network as the user knows it."
-    last = original.architecture.layers[-1].activation if isinstance(original, DenseNetwork) else "identity"
+    last = original.architecture.layers[-1].activation if original.architecture.layers else "identity"
     if task.kind == "binary" and original.architecture.n_outputs == 1: return one_logit(network, last)
-    return with_output(network, last) if task.kind == "labels" and last == "sigmoid" else network
+    return with_output(network, last) if original.architecture.layers and _squashed(task, original) else network
 
 # %% ../../nbs/5_compression/09_tasks.ipynb #7fb257cf
 def check_metric(

@@ -241,7 +241,8 @@ class Outputs:
 
     def as_judged(self) -> Tensor:
         "The outputs as the judge takes them: one logit for two classes becomes two, half of it and its opposite."
-        return torch.cat([-self.outputs/2, self.outputs/2], 1) if self.kind == "binary" else self.outputs
+        if self.kind != "binary" or self.outputs.shape[1] != 1: return self.outputs
+        return torch.cat([-self.outputs/2, self.outputs/2], 1)
 
     @property
     def n_params(self) -> float:

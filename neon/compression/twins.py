@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from ..foundations.core import seed_sequence, torch_generator
+from .search import as_aims
+from ..foundations.core import Clock, seed_sequence, torch_generator
 from ..foundations.networks import Architecture, DenseNetwork, build_network
 from ..foundations.surgery import fold_norms
 from ..foundations.training import AnnealConfig, anneal, predict
 from ..methods.contract import Deal, Part, Rows, task_of
-from ..methods.guard import Drop, Metric, mean_drop, paired_drop
+from ..methods.guard import Metric, paired_drop
 
 # %% ../../nbs/5_compression/10_twins.ipynb #c7eece5f
 def row_losses(
@@ -106,7 +107,7 @@ def train_until(
     part: Part,          # To learn from
     loss: float,         # Where to stop: the mean loss on these rows
     seed: int = 0,       # Of the minibatches and of dropout
-    in_time: Callable[[], bool] = lambda: True, # Is there time left?
+    clock: Clock = Clock(), # Training ends with it
     course: _Course = _Course(), # How to train
     compare: Part | None = None, # Rows that choose the best epoch; None: the last one
 ) -> nn.Module:          # The same, in evaluation mode
@@ -125,7 +126,7 @@ def train_until(
             done += len(batches)
             best.look(network.eval())
             enough = done >= course.updates or epoch >= course.epochs
-            if enough or not in_time() or reached(): return best.restored(network)
+            if enough or clock.over() or reached(): return best.restored(network)
 
 # %% ../../nbs/5_compression/10_twins.ipynb #a3644cfa
 def train_twin(
@@ -133,14 +134,14 @@ def train_twin(
     rows: Rows,                 # The twin sees those to fit
     shape: Architecture | None = None, # With the norms it was trained with; None: the network's
     seed: int = 0,              # Of its weights and minibatches
-    in_time: Callable[[], bool] = lambda: True, # Is there time left?
+    clock: Clock = Clock(), # Training ends with it
     part: np.ndarray | None = None, # Numbers of those rows to fit that it sees; None: all
 ) -> DenseNetwork:              # Without norms
     "A network that was trained as the original was, without the rows kept aside."
     loss = float(row_losses(predict(network, rows.fit.x), rows.fit.y).mean())
     twin = build_network(shape or network.architecture, torch_generator(seed, "twin")).to(rows.fit.x.device)
     fit = rows.fit if part is None else Part(*(v[torch.from_numpy(part).to(v.device)] for v in rows.fit))
-    return fold_norms(train_until(twin, fit, loss, seed, in_time, compare=rows.compare))
+    return fold_norms(train_until(twin, fit, loss, seed, clock, compare=rows.compare))
 
 # %% ../../nbs/5_compression/10_twins.ipynb #a48af0a0
 def refit(
@@ -161,7 +162,7 @@ def retrain(
     module: nn.Module,  # Not changed
     part: Part,         # Rows as it takes them, and their targets
     seed: int = 0,      # Of weights and minibatches
-    in_time: Callable[[], bool] = lambda: True, # Is there time left?
+    clock: Clock = Clock(), # Training ends with it
 ) -> nn.Module | None:  # None: some of its weights cannot be drawn anew
     "A copy that was trained as the module was, from fresh weights."
     twin = copy.deepcopy(module)
@@ -170,7 +171,7 @@ def retrain(
     with _drawing_from(torch_generator(seed, "twin")):
         for m in own: m.reset_parameters()
     for p in twin.parameters(): p.requires_grad_(True)
-    return train_until(twin, part, float(row_losses(predict(module, part.x), part.y).mean()), seed, in_time)
+    return train_until(twin, part, float(row_losses(predict(module, part.x), part.y).mean()), seed, clock)
 
 # %% ../../nbs/5_compression/10_twins.ipynb #c162a03a
 @dataclass(frozen=True)
@@ -178,7 +179,6 @@ class Reference:
     "What candidates are compared with."
     network: DenseNetwork     # The original, or its twin
     twin: bool = False        # Is it the twin?
-    flattery: Drop | None = None # What the original scores above the twin on the rows kept aside, in hundredths of loss
     advance: float = 0.0      # Points that the original, with all rows to learn from, scores above the twin
 
     def __str__(self) -> str:
@@ -223,10 +223,8 @@ def honest_reference(
     twin, held = make_twin(None), rows.held
     if twin is None: return Reference(network)
     gain = row_losses(predict(twin, held.x), held.y) - row_losses(predict(network, held.x), held.y)
-    flattery = mean_drop(100*gain.double().cpu().numpy(), "r2")
-    known = seen or flattery.points > 1.64*flattery.error
-    if not known: return Reference(network, False, flattery)
-    return Reference(twin, True, flattery, advance_of(twin, rows, make_twin, metric))
+    if not (seen or in_errors(gain) > 1.64): return Reference(network)
+    return Reference(twin, True, advance_of(twin, rows, make_twin, metric))
 
 # %% ../../nbs/5_compression/10_twins.ipynb #d0c61fbe
 def train_on(
@@ -239,8 +237,7 @@ def train_on(
 ) -> DenseNetwork:
     "The network, trained on with all rows, if it fits them no worse."
     loss, seed = task_of(part.y).loss, int(seed_sequence(seed, "train on").generate_state(1)[0])
-    outputs = predict(original, part.x)
-    teacher = {"cross_entropy": lambda: outputs.softmax(1), "squared": lambda: outputs}.get(loss, outputs.sigmoid)()
+    teacher = as_aims(predict(original, part.x), loss)
     longer = anneal([network], part.x, part.y, replace(config, loss=loss), seed, teacher, [teacher_weight])[0]
     before, after = (float(row_losses(predict(n, part.x), part.y).mean()) for n in (network, longer))
     return longer if after <= before else network
