@@ -1,7 +1,7 @@
 """Build the site into _docs; without Quarto, say what is missing and check all that can be checked without it.
 
     python .ci/docs.py           check, process the pages, render them
-    python .ci/docs.py --pages   only process the pages into _proc, which is all that happens before Quarto
+    python .ci/docs.py --pages   only process the pages into _proc
 
 nbdev's steps are called one by one instead of `nbdev_docs`, for two reasons: README.md must stay as `make prepare`
 wrote it, and notebooks show figures from ../figures, which is where a reader of the repository finds them but lies
@@ -46,7 +46,8 @@ def process_pages(root: Path) -> Path:
 
     os.chdir(root)
     refresh_quarto_yml()
-    pages = Path(proc_nbs(force=True, n_workers=2))
+    many = len([*(root / "nbs").rglob("*.ipynb")]) > 40  # each process imports everything again
+    pages = Path(proc_nbs(force=True, n_workers=2 if many else 0))
     shutil.copytree(root / "figures", pages / "figures")
     for page in pages.rglob("*.ipynb"):
         text = page.read_text(encoding="utf-8")
@@ -64,11 +65,10 @@ def main() -> None:
         print(process_pages(root))
         return
     run(sys.executable, "-m", "pytest", "-q", "tests/test_docs.py", cwd=root)
-    quarto = shutil.which("quarto")
+    pages, quarto = process_pages(root), shutil.which("quarto")
     if quarto is None:
         print(MISSING)
         return
-    pages = process_pages(root)
     run(quarto, "render", "--no-cache", cwd=pages)
     shutil.rmtree(root / "_docs", ignore_errors=True)
     shutil.move(pages / "_docs", root / "_docs")

@@ -6,6 +6,7 @@
 __all__ = ['FRONT', 'CompressConfig', 'all_methods', 'find_method', 'compress_rows', 'compress', 'Compressed', 'explain']
 
 # %% ../nbs/7_doors/00_compress.ipynb #4a73031c
+import copy
 import importlib
 import time
 import warnings
@@ -242,10 +243,16 @@ def _reference(case: _Case, seen: bool | None, seed: int, clock: Clock) -> Refer
 
 # %% ../nbs/7_doors/00_compress.ipynb #3afb1377
 def _twin(case: _Case, part: np.ndarray | None, seed: int, clock: Clock) -> DenseNetwork:
-    "Of the network's shape, norms and dropout included."
+    "Of the network's shape, norms and dropout included; it learns from rows as they came, as the network did."
     shape, last = case.given.network.architecture, case.network.architecture.layers[-1]
-    shape = replace(shape, layers=(*shape.layers[:-1], last))
-    return train_twin(case.network, case.rows, shape, seed, clock, part)
+    shape, device = replace(shape, layers=(*shape.layers[:-1], last)), case.whole.x.device
+    tame = bool(max(case.space.scale.max(), case.space.mean.abs().max()) <= 10)  # else nobody knows how it was trained
+    if not tame: return train_twin(case.network, case.rows, shape, seed, clock, part)
+    space, rows = Space(case.space.mean, case.space.scale), case.rows
+    fit, compare = (Part(space.as_they_came(p.x), p.y) for p in (rows.fit, rows.compare))
+    network = space.back(copy.deepcopy(case.network).cpu()).to(device)
+    twin = train_twin(network, replace(rows, fit=fit, compare=compare), shape, seed, clock, part)
+    return space.into(twin.cpu()).to(device)
 
 # %% ../nbs/7_doors/00_compress.ipynb #3d549a33
 def _taught_twin(
@@ -299,33 +306,33 @@ def _warnings(case: _Case) -> tuple[list[str], float]:
     if not no_better: return [], baseline
     if given.is_teacher: y, output, rescaled = held.y, predict(case.network, held.x), None
     else:
-        x = space.mean.to(held.x) + held.x*space.scale.to(held.x)                          # the rows as they came ...
+        x, inner = space.as_they_came(held.x), given.inner.to(held.x.device)
         y = held.y if space.y_mean is None else held.y*space.y_scale + space.y_mean
-        output, rescaled = (predict(given.inner.to(held.x.device), v) for v in (x, held.x)) # ... and standardised
+        output, rescaled = (predict(inner, v) for v in (x, held.x)) # on rows as they came, and standardised
     reasons = likely_reasons(given.task, Part(held.x, y), output, rescaled)
     return [f"the network scores {own:.3f} ({case.metric.name}), no better than a constant answer ({constant:.3f}), so "
             f"nearly anything keeps its score: {why}" for why in reasons], baseline
 
 # %% ../nbs/7_doors/00_compress.ipynb #c451466f
-def _promise(case: _Case, reference: Reference, guard: Guard) -> str:
+def _promise(case: _Case, reference: Reference, guard: Guard, confidence: float) -> str:
     "What is promised, in a sentence."
     unit = "% of its own" if case.metric.relative else " points"
     than = "the network itself" if not reference.twin else "the network would be on rows it has not seen"
     return (f"no worse than {than}, by more than {guard.budget:g}{unit} of {case.metric.name.replace('_', ' ')}, with "
-            f"a confidence of {guard.confidence:g}")
+            f"a confidence of {confidence:g}")
 
 # %% ../nbs/7_doors/00_compress.ipynb #ff66d1c0
-def _returned(result: Compressed, case: _Case, reference: Reference, search: SearchConfig, seed: int) -> Compressed:
+def _returned(result: Compressed, case: _Case, reference: Reference, config: CompressConfig) -> Compressed:
     "A result whose networks take rows as they came, and whose estimator is of the type that went in."
     given, as_it_was, small = case.given, result.how == "as it was", result.network
     outer = lambda network: given.outer(case.space.back(network.cpu()))
     original = given.network if given.is_teacher else fold_norms(given.network)
-    if reference.twin and not as_it_was: small = _trained_on(result, case, search, seed)
+    if reference.twin and not as_it_was: small = _trained_on(result, case, config.search, config.seed)
     network = original if as_it_was else outer(small)
     front = [replace(c, network=outer(c.network)) for c in result.front if c.network.architecture.layers]
     return replace(result, network=network, original=original, front=front, classes=given.classes, task=given.task,
                    estimator=given.source if as_it_was else given.rebuild(network),
-                   reference=str(reference), promise=_promise(case, reference, result.guard))
+                   reference=str(reference), promise=_promise(case, reference, result.guard, config.confidence))
 
 # %% ../nbs/7_doors/00_compress.ipynb #e4700b2c
 def _looked_at(result: Compressed, case: _Case, reference: Reference, about: list[str], constant: float) -> Compressed:
@@ -352,6 +359,11 @@ def _understood(network, X, y, said: _Said, config: CompressConfig, clock: Clock
     given = understand(network, X, y, said.task, said.classes or read.classes, wanted)
     return _case(given, X, y, said, wanted or get_metric(given.task.metric), config.seed), agreement
 
+# %% ../nbs/7_doors/00_compress.ipynb #bf2cff14
+def _of_guard(confidence: float, reference: Reference) -> float:
+    "The guard's confidence, so that the promise has the user's."
+    return 1 - (1 - confidence)/2 if reference.twin else confidence
+
 # %% ../nbs/7_doors/00_compress.ipynb #27952e5d
 def _compress(network, X, y, said: _Said, config: CompressConfig) -> list[Compressed]:
     "Understand, find what to compare with, compress, look twice, give back."
@@ -361,10 +373,10 @@ def _compress(network, X, y, said: _Said, config: CompressConfig) -> list[Compre
     for sentence in about: warnings.warn(sentence, stacklevel=5)
     reference = _reference(case, False if agreement else said.seen, seed, clock.part(0.4))
     metric = case.metric if case.metric.relative else said.metric or case.given.task.metric
-    rows = replace(case.rows, advance=reference.advance)
-    found = compress_rows(reference.network, rows, replace(config, metric=metric), said.progress)
+    judged = replace(config, metric=metric, confidence=_of_guard(config.confidence, reference))
+    found = compress_rows(reference.network, replace(case.rows, advance=reference.advance), judged, said.progress)
     looked = [_looked_at(result, case, reference, about, constant) for result in found]
-    return [_returned(result, case, reference, config.search, seed) for result in looked]
+    return [_returned(result, case, reference, config) for result in looked]
 
 # %% ../nbs/7_doors/00_compress.ipynb #3f023db8
 FRONT = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0) # Budgets of a front, in points

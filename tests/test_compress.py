@@ -61,8 +61,8 @@ def test_the_promise_is_about_rows_that_did_not_choose(task):
         guard = result.guard
         x, y = everything if result.drop.rows == len(everything[1]) else rows.guard
         drop = paired_drop(guard.metric, y, predict(network, x), predict(result.network, x))
-        assert drop.points == pytest.approx(result.drop.points, abs=1e-4) and guard.sharing(2).holds(drop)
-        assert all(a.accepted == guard.sharing(2).holds(a.drop) for a in result.tested)
+        assert drop.points == pytest.approx(result.drop.points, abs=1e-4) and guard.each.holds(drop)
+        assert all(a.accepted == guard.each.holds(a.drop) for a in result.tested)
         assert all(a.candidate.without_comparison or a.drop.rows == len(rows.guard.y) for a in result.tested)
         sizes = [a.candidate.size for a in result.tested]
         rises = sum(after > before for before, after in zip(sizes, sizes[1:], strict=False))

@@ -443,7 +443,7 @@ def rows_needed(
     points: float = 0.0, # What a network loses
 ) -> int | None:         # Within 4 %; None: more than ten million, or never
     "On so many rows the guard would accept a network that loses `points`."
-    each, sizes = guard.sharing(guard.sequences), (round(n) for n in np.geomspace(2, 1e7, 400))
+    each, sizes = guard.each, (round(n) for n in np.geomspace(2, 1e7, 400))
     same = get_metric(guard.metric).stepwise and drop.error*drop.rows**1.5 < 100.1 # no row differs: one row's error
     error = lambda n: 100/n**1.5 if same else drop.error*math.sqrt(drop.rows/n)
     return next((n for n in sizes if each.holds(Drop(points, error(n), n))), None)
@@ -453,7 +453,7 @@ def closest_refused(
     result,       # What `compress` returns for one budget
 ) -> Tested | None: # None: nothing was refused
     "The refused candidate whose bound lies least above the budget."
-    each = result.guard.sharing(result.guard.sequences)
+    each = result.guard.each
     refused = (t for t in result.tested if not t.accepted)
     return min(refused, key=lambda t: max(t.drop.points, each.bound(t.drop)), default=None)
 
@@ -463,7 +463,7 @@ def smallest_at(
     budget: float, # Another one, in points
 ) -> Tested | None: # None: none of those that were tested
     "The smallest tested candidate that would have been accepted within another budget."
-    each = result.guard.replace(budget=budget).sharing(result.guard.sequences)
+    each = result.guard.replace(budget=budget).each
     return min((t for t in result.tested if each.holds(t.drop)), key=lambda t: t.candidate.size, default=None)
 
 # %% ../../nbs/5_compression/03_export.ipynb #541e662a

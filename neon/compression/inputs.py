@@ -257,6 +257,13 @@ class Space:
         "Rows in this space."
         return (x - self.mean)/self.scale, y if self.y_mean is None else (y - self.y_mean)/self.y_scale
 
+    def as_they_came(
+        self,
+        x: Tensor, # (n, features) of this space
+    ) -> Tensor:
+        "Rows as they came."
+        return self.mean.to(x.device) + x*self.scale.to(x.device)
+
     def into(
         self,
         network: DenseNetwork, # Of rows as they came
@@ -274,14 +281,22 @@ class Space:
         return network if self.y_mean is None else with_values(network, self.y_mean, self.y_scale)
 
 # %% ../../nbs/5_compression/12_inputs.ipynb #e649afa5
+def _scales(x: Tensor, most: float = 5.0) -> Tensor:
+    "A scale for every column: its deviation; where no column is far larger than the others, none is far smaller."
+    own = x.std(0, correction=0)
+    varies = own > 1e-6*(1 + x.abs().mean(0))
+    typical = own[varies].median() if varies.any() else own.max()
+    alike = bool(max(own.max(), x.mean(0).abs().max()) <= 2*most*typical)
+    return torch.where(varies, own.clamp(min=typical/most) if alike else own, 1.0)
+
+
 def space_of(
     x: Tensor, y: Tensor,  # (n, features) rows, and their targets
     last: str = "identity", # Last activation of the network; any other bounds its values
 ) -> Space:
-    "The space in which these rows have mean 0 and deviation 1; constant columns stay as they are."
-    deviation = lambda v: torch.where((s := v.std(0, correction=0)) > 1e-6*(1 + v.abs().mean(0)), s, 1.0)
-    if not y.dtype.is_floating_point or last != "identity": return Space(x.mean(0), deviation(x))
-    return Space(x.mean(0), deviation(x), y.mean(0), deviation(y))
+    "The space in which these rows have mean 0 and about deviation 1."
+    if not y.dtype.is_floating_point or last != "identity": return Space(x.mean(0), _scales(x))
+    return Space(x.mean(0), _scales(x), y.mean(0), _scales(y, 1e9))
 
 # %% ../../nbs/5_compression/12_inputs.ipynb #11ee8c75
 def recorded_teacher(

@@ -150,14 +150,15 @@ def gather_candidates(
     search = Search(rows, network, guards, settings, config.seed, clock, cost=COSTS[config.objective])
     cuts = plain_cuts(network, rows.fit.x, clock=clock.part(0.1)) if network.architecture.layers else []
     search.add(cuts, "cut", None, from_original=True, without_comparison=True)
-    search.add([c for c in cuts if 5*c.architecture.n_params <= settings.most_trained], "cut and distilled",
+    small = [c for c in cuts if 5*c.architecture.n_params <= settings.most_fresh]
+    search.add(small, "cut and distilled",
                search.training(0.5, 0.003), settings.teacher_weight, from_original=True, without_comparison=True,
                clock=clock.part(0.12))
     say(ended(search, "plain cuts"))
     plans = make_plans(network, rows, config, settings, config.options.get("planner"), clock.part(0.25))
     search.add([v.network for p in plans for v in p.visits], "agent", None, from_original=True)
     say(ended(search, "plan"))
-    run_search(search, *plan_range(search, plans), say)
+    run_search(search, *plan_range(search, plans), cuts[:len(cuts) - len(small)], say)
     return search, plans
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #9c1306bb
@@ -208,13 +209,13 @@ def sequences(
     guard: Guard,             # Of one budget
     held: int,                # Held-out rows, all together
     guards: int,              # Of those, the guard's
-) -> tuple[list[Trained], list[Trained]]: # For all held-out rows, and for the guard's
-    "The best candidates made without rows of comparison, and the best of all that may be within the budget."
+) -> tuple[list[Trained], list[Trained]]: # For the guard's rows, and for all held-out ones
+    "The best candidates of all that may be within the budget, and the best made without rows of comparison."
     unseen = (c for c in search.pool if c.without_comparison)
     within = (c for c in search.pool if c.drop.points - c.drop.error <= guard.budget)
     likely = lambda c: likely_bound(guard, c.drop, guards)
-    return (one_per_doubling(unseen, search.size, lambda c: fitted_bound(c.fit_drop, held)),
-            undominated(one_per_doubling(within, search.size, likely), likely))
+    return (undominated(one_per_doubling(within, search.size, likely), likely),
+            one_per_doubling(unseen, search.size, lambda c: fitted_bound(c.fit_drop, held)))
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #f24c777f
 def to_be_tested(
@@ -225,12 +226,12 @@ def to_be_tested(
     "Both sequences of every budget, of what is smaller than the original, each with the rows it is tested on."
     whole, counts = search.cost(search.architecture), (len(rows.held.y), len(rows.guard.y))
     for guard in guards:
-        for name, found in zip(("held", "guard"), sequences(search, guard, *counts), strict=True):
+        for name, found in zip(("guard", "held"), sequences(search, guard, *counts), strict=True):
             yield from (replace(c, budget=guard.budget, tested_on=name) for c in found if search.size(c) < whole)
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #bdc5c513
 @method("compress", label="compress", family="ours", source="Plan, search and guard", stochastic=True, splits=True,
-        plans=True, values=True, teachers=True, guard={"patience": 5, "sequences": 2})
+        plans=True, values=True, teachers=True, guard={"patience": 5, "sequences": 2, "in_turn": True})
 def plan_and_search(
     network: DenseNetwork, # As it was; not changed
     rows: Rows,            # Rows of comparison others than the guard's

@@ -210,7 +210,7 @@ def _change(name: str, drop: Drop, score: float) -> str:
 def _sure(guard: Guard, drop: Drop) -> str:
     "How sure that is: the bound of one test; the interval, where the guard goes by standard errors."
     if guard.margin is not None: return f"with a standard error of {_points(drop.error)}"
-    bound = guard.sharing(guard.sequences).bound(drop)
+    bound = guard.each.bound(drop)
     return (f"and with {100*guard.confidence:g} % confidence it falls by at most {_points(max(0.0, bound))} on others "
             f"(the budget is {_points(guard.budget)})")
 
@@ -255,7 +255,7 @@ def _size_of(whole: float) -> str: return "" if math.isinf(whole) else f", {whol
 # %% ../../nbs/5_compression/07_result.ipynb #5dfac42a
 def _missed(guard: Guard, drop: Drop) -> float:
     "By how much a refused candidate missed the budget, in points: the larger of its drop and the drop's bound."
-    return max(drop.points, guard.sharing(guard.sequences).bound(drop)) - guard.budget
+    return max(drop.points, guard.each.bound(drop)) - guard.budget
 
 # %% ../../nbs/5_compression/07_result.ipynb #bb631a3b
 def _why(result, closest: Tested) -> str:

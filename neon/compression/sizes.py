@@ -77,7 +77,7 @@ def train_shapes(
     n: int = 12,        # Of each, at most
 ) -> None:
     "Train the largest shapes that fit, and the smallest that do not."
-    every = shapes(search.x.shape[1], search.n_outputs, most=search.config.most_trained)
+    every = shapes(search.x.shape[1], search.n_outputs, most=search.config.most_fresh)
     below, above = [a for a in every if wanted.fits(a)][-n:], [a for a in every if 1 < wanted.over(a) <= 12]
     starts = starts_of(search, [*below, *above[:n]])
     weights = [search.config.teacher_weight*(i % 2) for i in range(len(starts))]

@@ -374,6 +374,11 @@ _register(
                       "(rows, 28, 28) uint8 and `labels` (rows,); a known copy has the first "
                       "20,000 training rows, and pixels within one grey level of the official "
                       "ones. Not one of the 28."),
+    DatasetInfo("mnist", "openml", 554, 70000, 785, 10,
+                what="Handwritten digits, 28 x 28 grey pixels.", provenance="LeCun, Cortes and Burges, from NIST",
+                target_rule="given: 0 to 9", n_train=60000,
+                notes="The official order is kept, as for `fashion_mnist`; from a folder it is read from "
+                      "`mnist_train.npz` and `mnist_test.npz`. Not one of the 28."),
 )
 
 # %% ../../nbs/1_foundations/01_data.ipynb #b9fbb90a
@@ -1225,7 +1230,7 @@ def data_index() -> str:
     "Markdown index of all data cards."
     groups = [("Bundled with scikit-learn", dataset_names("bundled")),
               ("The 28 tables of the NEON publication", NEON_DATASETS),
-              ("Other forms of those", dataset_names("variant")), ("Pictures", ("fashion_mnist",))]
+              ("Other forms of those", dataset_names("variant")), ("Pictures", ("fashion_mnist", "mnist"))]
     text = ["# Data cards", "",
             "One page per table of the registry (`neon.foundations.data.REGISTRY`), written by "
             "`neon.foundations.data.write_data_cards`. Rows and columns (target included) are checked whenever a table "

@@ -269,7 +269,7 @@ class _Walk:
     "The tests of one guard, under way."
 
     def __init__(self, guard: Guard, whole: float):
-        self.guard, self.each, self.whole, self.least = guard, guard.sharing(guard.sequences), whole, whole
+        self.guard, self.whole, self.least = guard, whole, whole
         self.sequences: dict[str, list[Tested]] = {}
         self.limits: dict[str, float] = {} # Of each sequence: what its candidates must be smaller than
         self.tested: list[Tested] = []
@@ -284,14 +284,19 @@ class _Walk:
         "Have all sequences ended?"
         return sum(map(self.over, self.sequences)) >= self.guard.sequences
 
+    def needless(self, name: str) -> bool:
+        "Has an earlier sequence given something, so that this one need not be tested?"
+        return self.guard.in_turn and any(t.accepted for other, found in self.sequences.items() for t in found
+                                          if other != name)
+
     def consider(self, c: Candidate, size: float, measure: Callable[[], tuple[Drop, float]]) -> None:
         "Test a candidate, if it is this guard's to test."
         if c.budget not in (None, self.guard.budget) or (c.tested_on and self.over(c.tested_on)): return
         limit = self.limits.setdefault(c.tested_on, self.least)
         if not c.tested_on or size >= self.whole: self.seen.append(c)
-        elif size < limit:
+        elif size < limit and not self.needless(c.tested_on):
             drop, score = measure()
-            found = Tested(c, drop, self.each.holds(drop), score)
+            found = Tested(c, drop, self.guard.each.holds(drop), score)
             for listed in (self.tested, self.sequences.setdefault(c.tested_on, [])): listed.append(found)
             self.seen.append(c)
             if found.accepted: self.least = min(self.least, size)

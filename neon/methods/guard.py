@@ -264,7 +264,8 @@ class Guard(Config):
     prior: float | None = 1.0    # Deviation of true drops, in budgets (of half a point at least); see `Drop.upper`
     metric: str | Metric | Callable = "accuracy" # See `get_metric`
     patience: int = 3            # So many refusals in a row end a sequence of tests; 1 is exact
-    sequences: int = 1           # Fixed sequences of candidates that share the error
+    sequences: int = 1           # Fixed sequences of candidates
+    in_turn: bool = False # Test the next sequence only where those before gave nothing? Else they share the error
     margin: tuple[float, float] | None = None # Another rule: standard errors kept to the budget, or this share of it
 
     def __post_init__(self):
@@ -286,6 +287,11 @@ class Guard(Config):
     ) -> float:     # Points
         "Upper bound of the true drop."
         return drop.upper(self.confidence, self.deviation)
+
+    @property
+    def each(self) -> "Guard":
+        "The guard of one sequence."
+        return self if self.in_turn else self.sharing(self.sequences)
 
     def sharing(
         self,

@@ -226,17 +226,19 @@ def evaluation_entries(
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #592976fe
 PROMISES = {  # Rule: tests that share the error, and refusals that end a sequence
-    "as built": {},
+    "half of the error each": {},
     "each line with the whole error": {"tests": 1},
     "a quarter of the error each": {"tests": 4},
     "three refusals end a line": {"patience": 3},
     "one refusal ends a line": {"patience": 1},
+    "in turn": {"in_turn": True},
 }
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #f274062e
-def _shared(guard: Guard, tests: int = 2, patience: int = 5) -> Guard:
-    "A guard of two sequences, each with the error of one among so many tests."
-    return guard.replace(confidence=1 - (1 - guard.confidence)*guard.sequences/tests, patience=patience)
+def _shared(guard: Guard, tests: int = 2, patience: int = 5, in_turn: bool = False) -> Guard:
+    "A guard of two sequences, each with the error of one among so many tests; or in turn, each with all of it."
+    confidence = guard.confidence if in_turn else 1 - (1 - guard.confidence)*guard.sequences/tests
+    return guard.replace(confidence=confidence, patience=patience, in_turn=in_turn)
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #f8521d06
 def _rightness(
@@ -485,7 +487,7 @@ def equal_time_entries(
     "Compress one network with a control and look at the test rows."
     require(method in CONTROLS, f"unknown control {method!r}; there are {', '.join(CONTROLS)}")
     begin, rows, unfolded, network = time.process_time(), divided(data, i), network.architecture, fold_norms(network)
-    guards = [CompressConfig().guard(budget).replace(patience=5, sequences=2) for budget in budgets]
+    guards = [CompressConfig().guard(budget).replace(patience=5, sequences=2, in_turn=True) for budget in budgets]
     search = Search(rows, network, guards, SearchConfig(), seed)
     search.add(plain_cuts(network, rows.fit.x), "cut", None, from_original=True, without_comparison=True)
     left = max(0.0, seconds - (time.process_time() - begin))
