@@ -24,11 +24,12 @@ from .compress import CompressConfig, compress_rows
 from .compression.export import class_indices, from_sklearn, is_sklearn_network, last_step, to_onnx
 from .compression.export import with_scaling, with_values
 from .compression.search import SearchConfig
+from .compression.tasks import inner_network
 from .compression.teachers import Outputs, Recorded, teacher_outputs, unwrap_estimator
 from .foundations.core import PROTOCOLS, NeonError, require, resolve_device, torch_generator
 from .foundations.networks import Architecture, DenseNetwork, Layer, build_network, parse_network
 from .foundations.training import AnnealConfig, anneal, predict, train_networks
-from .methods.contract import Part, Rows, hold_out
+from .methods.contract import Part, Rows, Task, hold_out
 
 # %% ../nbs/7_doors/01_estimators.ipynb #b9759c28
 def _architecture(n_inputs: int, hidden: Sequence[int], n_outputs: int) -> Architecture:
@@ -214,7 +215,7 @@ def _class_labels(given, y: np.ndarray) -> np.ndarray:
     n = network.architecture.n_outputs
     whole = np.issubdtype(found.dtype, np.integer)
     if len(found) < n and whole and 0 <= found[0] and found[-1] < n: return np.arange(n)
-    require(len(found) == n, f"the network has {n} outputs, the data {len(found)} classes")
+    require(len(found) == max(2, n), f"the network has {n} outputs, the data {len(found)} classes")
     return found
 
 # %% ../nbs/7_doors/01_estimators.ipynb #b8486031
@@ -234,6 +235,7 @@ class NeonClassifier(ClassifierMixin, _NeonEstimator):
     def _translated(self, network: DenseNetwork) -> DenseNetwork:
         "A network of raw features as one of standardised features."
         _check_inputs(network, self.n_features_in_)
+        if network.architecture.n_outputs == 1: network = inner_network(Task("binary"), network)  # one logit for two
         return with_scaling(network, -self.mean_/self.scale_, 1/self.scale_)
 
     def _check_teacher(self, said: Outputs) -> None:

@@ -15,6 +15,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
 
 from neon.estimators import NeonClassifier, NeonRegressor
 from neon.foundations.core import NeonError
@@ -142,6 +143,13 @@ def test_a_network_that_is_there_is_compressed_as_it_is(moons):
     assert np.abs(wrapped.predict_proba(X) - mlp.predict_proba(X)).max() < 1e-5
     again = NeonClassifier(FrozenEstimator(mlp), **QUICK)
     assert cross_val_score(again, X, np.where(y, "up", "down"), cv=2).min() > 0.75
+
+    torch.manual_seed(0)
+    logit = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+    one = NeonClassifier(logit, **QUICK, budget=100).fit(X, y)
+    x = torch.tensor(X[:20]).float()
+    one.network_ = one.result_.original
+    assert np.abs(one.predict_proba(X[:20])[:, 1] - logit(x).sigmoid()[:, 0].detach().numpy()).max() < 1e-5
 
     values = 1000 + 300*X[:, 0]
     regressor = MLPRegressor(hidden_layer_sizes=(30,), learning_rate_init=0.05, max_iter=150, random_state=0)

@@ -186,10 +186,11 @@ def one_per_doubling(
     candidates: Iterable,              # In any order
     size: Callable[[object], float],   # Of a candidate
     bound: Callable[[object], float],  # What should be low
+    parts: int = 1,                    # So many candidates for every factor of two
 ) -> list:                             # From large to small
-    "For every factor of two in size, the candidate with the least bound."
+    "For every factor of two in size (or part of it), the candidate with the least bound."
     best: dict[int, object] = {}
-    for c in sorted(candidates, key=bound, reverse=True): best[math.floor(math.log2(size(c)))] = c
+    for c in sorted(candidates, key=bound, reverse=True): best[math.floor(parts*math.log2(size(c)))] = c
     return [best[k] for k in sorted(best, reverse=True)]
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #6ccd750a
@@ -214,7 +215,7 @@ def sequences(
     unseen = (c for c in search.pool if c.without_comparison)
     within = (c for c in search.pool if c.drop.points - c.drop.error <= guard.budget)
     likely = lambda c: likely_bound(guard, c.drop, guards)
-    return (undominated(one_per_doubling(within, search.size, likely), likely),
+    return (undominated(one_per_doubling(within, search.size, likely, parts=3), likely),
             one_per_doubling(unseen, search.size, lambda c: fitted_bound(c.fit_drop, held)))
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #f24c777f

@@ -115,6 +115,15 @@ class Evaluator:
                        fitted=100*float(fitted.mean()), compared=100*float(compared.mean()), fit_drop=fit_drop)
 
 # %% ../../nbs/5_compression/02_search.ipynb #f244eb51
+def _expected(design: np.ndarray, compared: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, float]:
+    "What a weighted regression expects, and the variance around it that the errors do not explain."
+    weights = 1/errors
+    expected = design @ np.linalg.lstsq(design*weights[:, None], compared*weights, rcond=None)[0]
+    free = len(compared)/(len(compared) - design.shape[1])
+    scatter = weights**2*(free*(compared - expected)**2 - errors**2)
+    return expected, max(0.0, float(scatter.sum()/(weights**2).sum()))
+
+
 def smooth(
     pool: Sequence[Trained], # Their drops are changed
     reference: float,        # Score of the reference on the rows of comparison, in points
@@ -124,13 +133,13 @@ def smooth(
     "Set the drop of every candidate from both sets of rows; what was cut out of the reference keeps its paired drop."
     pool = [c for c in pool if not c.from_original]
     if len(pool) < 12: return
-    facts = zip(*((math.log(c.size), c.fitted, c.compared) for c in pool), strict=True)
-    size, fitted, compared = (np.array(v) for v in facts)
-    design = np.stack([np.ones_like(size), size, size**2, fitted], 1)
-    expected = design @ np.linalg.lstsq(design, compared, rcond=None)[0]
-    share = fit_rows/(fit_rows + compare_rows)
-    for c, e in zip(pool, expected, strict=True):
-        c.drop = replace(c.drop, points=reference - share*e - (1 - share)*c.compared)
+    facts = zip(*((math.log(c.size), c.fitted, c.compared, c.drop.error) for c in pool), strict=True)
+    size, fitted, compared, errors = (np.array(v) for v in facts)
+    expected, scatter = _expected(np.stack([np.ones_like(size), size, size**2, fitted], 1), compared, errors)
+    least = fit_rows/(fit_rows + compare_rows)*math.exp(-compare_rows/1000)
+    shares = np.maximum(errors**2/(errors**2 + scatter), least)
+    for c, e, share in zip(pool, expected, shares, strict=True):
+        c.drop = replace(c.drop, points=float(reference - share*e - (1 - share)*c.compared))
 
 # %% ../../nbs/5_compression/02_search.ipynb #2aee2890
 LARGE = 2000 # Parameters: larger networks want smaller steps, longer training, and more rounds of smaller neighbours
