@@ -115,13 +115,18 @@ class Evaluator:
                        fitted=100*float(fitted.mean()), compared=100*float(compared.mean()), fit_drop=fit_drop)
 
 # %% ../../nbs/5_compression/02_search.ipynb #f244eb51
-def _expected(design: np.ndarray, compared: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, float]:
-    "What a weighted regression expects, and the variance around it that the errors do not explain."
-    weights = 1/errors
-    expected = design @ np.linalg.lstsq(design*weights[:, None], compared*weights, rcond=None)[0]
-    free = len(compared)/(len(compared) - design.shape[1])
-    scatter = weights**2*(free*(compared - expected)**2 - errors**2)
-    return expected, max(0.0, float(scatter.sum()/(weights**2).sum()))
+def _expected(size: np.ndarray, fitted: np.ndarray, compared: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    "What a regression expects of each candidate."
+    design = np.stack([np.ones_like(size), size, size**2, fitted], 1)
+    expected = design @ np.linalg.lstsq(design, compared, rcond=None)[0]
+    in_common = max(0.0, float(np.average(compared - fitted, weights=1/errors**2)))
+    return np.minimum(expected, fitted + in_common)
+
+
+def _scatter(differences: np.ndarray, errors: np.ndarray) -> float:
+    "The variance of differences that their errors do not explain; four parameters were fitted."
+    free = len(differences)/(len(differences) - 4)
+    return max(0.0, float(np.average(free*differences**2 - errors**2, weights=1/errors**2)))
 
 
 def smooth(
@@ -135,9 +140,10 @@ def smooth(
     if len(pool) < 12: return
     facts = zip(*((math.log(c.size), c.fitted, c.compared, c.drop.error) for c in pool), strict=True)
     size, fitted, compared, errors = (np.array(v) for v in facts)
-    expected, scatter = _expected(np.stack([np.ones_like(size), size, size**2, fitted], 1), compared, errors)
+    expected = _expected(size, fitted, compared, errors)
+    unexplained = _scatter(compared - expected, errors)
     least = fit_rows/(fit_rows + compare_rows)*math.exp(-compare_rows/1000)
-    shares = np.maximum(errors**2/(errors**2 + scatter), least)
+    shares = np.maximum(errors**2/(errors**2 + unexplained), least)
     for c, e, share in zip(pool, expected, shares, strict=True):
         c.drop = replace(c.drop, points=float(reference - share*e - (1 - share)*c.compared))
 
