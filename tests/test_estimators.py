@@ -20,7 +20,7 @@ from torch import nn
 from neon.estimators import NeonClassifier, NeonRegressor
 from neon.foundations.core import NeonError
 
-QUICK = {"hidden_layer_sizes": (16,), "agent": None, "effort": 0.1, "max_epochs": 60, "random_state": 0}
+QUICK = {"hidden_layer_sizes": (16,), "agent": None, "effort": 0.03, "max_epochs": 60, "random_state": 0}
 TOO_FEW = pytest.mark.filterwarnings("ignore:.*too few to compress:UserWarning")
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
