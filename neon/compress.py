@@ -167,7 +167,7 @@ class _Case:
     y: np.ndarray    # Their targets, as they came
     whole: Part      # All rows to fit, in the space of the search
     rows: Rows       # The same in three parts
-    fitted: Tensor   # Numbers of the rows to fit among them
+    numbers: Rows    # Of the rows of all three parts among them, as the x of each
     space: Space     # Of the search
     network: DenseNetwork | Recorded # As the judge sees it, in this space
     metric: Metric   # Bound to the network
@@ -218,7 +218,7 @@ def _case(
     network = (_of_teacher(given, space, X, whole, said.validation, kept) if given.is_teacher else
                space.into(given.inner).to(said.device))
     metric = check_metric(metric, given.task, rows.held.y, predict(network, rows.held.x))
-    return _Case(given, X, y, whole, rows, numbers.fit.x[:, 0], space, network, metric, validated)
+    return _Case(given, X, y, whole, rows, numbers, space, network, metric, validated)
 
 # %% ../nbs/7_doors/00_compress.ipynb #e657b5a3
 def _checked(given: Given, X, y, of: str = "") -> Part:
@@ -260,7 +260,8 @@ def _taught_twin(
 ) -> Recorded | None:
     "A teacher that was fitted anew on the rows to fit, known by its answers; None: that cannot be."
     given, source = case.given, case.given.source
-    fitted = case.fitted if part is None else case.fitted[torch.from_numpy(part)]
+    fitted = case.numbers.fit.x[:, 0]
+    if part is not None: fitted = fitted[torch.from_numpy(part)]
     if isinstance(source, nn.Module): twin = _module_twin(case, fitted, seed, clock)
     else: twin = refit(source, case.X, case.y, fitted) if hasattr(source, "fit") else None
     if twin is None: return None
@@ -271,8 +272,10 @@ def _taught_twin(
 def _module_twin(case: _Case, fitted: Tensor, seed: int, clock: Clock) -> nn.Module | None:
     "A torch module trained anew, where that can be."
     if isinstance(case.X, tuple) or case.given.task.kind == "binary": return None
-    x, y = as_numbers(case.X)[fitted], case.given.targets(case.y)[fitted]
-    try: return retrain(case.given.source, Part(x.float() if x.dtype.is_floating_point else x, y), seed, clock)
+    x, y = as_numbers(case.X), case.given.targets(case.y)
+    if x.dtype.is_floating_point: x = x.float()
+    fit, compare = (Part(x[rows], y[rows]) for rows in (fitted, case.numbers.compare.x[:, 0]))
+    try: return retrain(case.given.source, fit, seed, clock, compare)
     except RuntimeError: return None
 
 # %% ../nbs/7_doors/00_compress.ipynb #93a520ce

@@ -163,6 +163,7 @@ def retrain(
     part: Part,         # Rows as it takes them, and their targets
     seed: int = 0,      # Of weights and minibatches
     clock: Clock = Clock(), # Training ends with it
+    compare: Part | None = None, # Rows that choose the best epoch; None: the last one
 ) -> nn.Module | None:  # None: some of its weights cannot be drawn anew
     "A copy that was trained as the module was, from fresh weights."
     twin = copy.deepcopy(module)
@@ -171,7 +172,8 @@ def retrain(
     with _drawing_from(torch_generator(seed, "twin")):
         for m in own: m.reset_parameters()
     for p in twin.parameters(): p.requires_grad_(True)
-    return train_until(twin, part, float(row_losses(predict(module, part.x), part.y).mean()), seed, clock)
+    loss = float(row_losses(predict(module, part.x), part.y).mean())
+    return train_until(twin, part, loss, seed, clock, compare=compare)
 
 # %% ../../nbs/5_compression/10_twins.ipynb #c162a03a
 @dataclass(frozen=True)
