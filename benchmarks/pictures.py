@@ -19,7 +19,7 @@ from neon.compression.export import with_scaling
 from neon.foundations.core import single_thread, torch_generator
 from neon.foundations.data import load_dataset
 from neon.foundations.networks import Architecture, Layer, build_network
-from neon.foundations.training import AnnealConfig, anneal, predict
+from neon.foundations.training import AnnealConfig, anneal, evaluate
 
 NETWORKS = {"lenet": ("mnist", (300, 100)), "mnist500": ("mnist", (500, 300)),
             "fashion256": ("fashion_mnist", (256, 256))}
@@ -45,12 +45,11 @@ def train(hidden, fit, seed):
 
 def error(network, rows):
     "Wrong answers in percent."
-    x, y = (torch.from_numpy(v) for v in rows)
-    return 100*float((predict(network, x).argmax(1) != y).float().mean())
+    return 100*(1 - evaluate(network, *map(torch.from_numpy, rows)))
 
 
 def gap(result):
-    "Largest ratio of neighbouring sizes among the trained candidates of the pool that are shown or tested."
+    "Largest ratio of neighbouring sizes among the candidates that are shown or tested, and the original."
     sizes = sorted({c.network.architecture.n_params for c in result.front} | {t.candidate.size for t in result.tested})
     sizes.append(result.original.architecture.n_params)
     return max(b/a for a, b in zip(sizes, sizes[1:], strict=False))

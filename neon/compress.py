@@ -283,8 +283,8 @@ def _trained_on(result: Compressed, case: _Case, search: SearchConfig, seed: int
     "The chosen network, trained on with all rows; what was cut out of the twin is cut out of the original instead."
     chosen = next(t.candidate for t in result.tested if t.candidate.network is result.network)
     if chosen.nonzero: return result.network
-    rate = 0.01*min(1.0, (2000/chosen.size)**0.5)
-    weight, training = getattr(chosen, "teacher_weight", 0.5), search.anneal(len(case.whole.x), 1.0, rate)
+    training = search.anneal(len(case.whole.x), 1.0, search.rate(0.01, chosen.size))
+    weight = getattr(chosen, "teacher_weight", 0.5)
     return train_on(_start(chosen, case), case.network, case.whole, training, weight, seed)
 
 # %% ../nbs/7_doors/00_compress.ipynb #a7bd0f27

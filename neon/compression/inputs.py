@@ -281,13 +281,19 @@ class Space:
         return network if self.y_mean is None else with_values(network, self.y_mean, self.y_scale)
 
 # %% ../../nbs/5_compression/12_inputs.ipynb #e649afa5
+def _deviations(x: Tensor) -> Tensor:
+    "The deviation of every column; 0 where it is constant, but for rounding."
+    own = x.std(0, correction=0)
+    return torch.where(own > 1e-6*(1 + x.abs().mean(0)), own, 0.0)
+
+
 def _scales(x: Tensor, most: float = 5.0) -> Tensor:
     "A scale for every column: its deviation; where no column is far larger than the others, none is far smaller."
-    own = x.std(0, correction=0)
-    varies = own > 1e-6*(1 + x.abs().mean(0))
-    typical = own[varies].median() if varies.any() else own.max()
+    own = _deviations(x)
+    if not own.any(): return torch.ones_like(own)
+    typical = own[own > 0].median()
     alike = bool(max(own.max(), x.mean(0).abs().max()) <= 2*most*typical)
-    return torch.where(varies, own.clamp(min=typical/most) if alike else own, 1.0)
+    return torch.where(own > 0, own.clamp(min=typical/most) if alike else own, 1.0)
 
 
 def space_of(
@@ -296,7 +302,8 @@ def space_of(
 ) -> Space:
     "The space in which these rows have mean 0 and about deviation 1."
     if not y.dtype.is_floating_point or last != "identity": return Space(x.mean(0), _scales(x))
-    return Space(x.mean(0), _scales(x), y.mean(0), _scales(y, 1e9))
+    own = _deviations(y)
+    return Space(x.mean(0), _scales(x), y.mean(0), own.where(own > 0, 1.0))
 
 # %% ../../nbs/5_compression/12_inputs.ipynb #11ee8c75
 def recorded_teacher(
