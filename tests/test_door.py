@@ -132,6 +132,14 @@ def test_several_labels():
     assert "accuracy" in str(pytest.raises(NeonError, small, network, X, SEVERAL, metric="accuracy").value)
 
 
+def test_an_estimator_of_several_labels_comes_back_as_one():
+    network = MLPClassifier((24,), max_iter=60, random_state=0).fit(X, SEVERAL)
+    result = small(network, X, SEVERAL, budget=5, agent="generic")
+    assert result.task.kind == "labels" and result.compression_ratio > 1
+    same = result.estimator.predict(X) == (result.network(torch.tensor(X)) > 0).numpy()
+    assert same.mean() > 0.999 and np.mean(result.estimator.predict(X) == SEVERAL) > 0.8
+
+
 def test_whole_numbers_in_several_columns_are_values():
     whole = np.round(3*X[:, :3])
     result = small(trained(whole, 3, F.mse_loss), X, whole, budget=5)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .export import estimator_inputs, from_sklearn, is_sklearn_network, last_step, to_sklearn
-from .export import with_last_step, with_scaling, with_values
+from .export import estimator_inputs, from_sklearn, is_multilabel, is_sklearn_network, last_step
+from .export import to_sklearn, with_last_step, with_scaling, with_values
 from .tasks import as_targets, inner_network, looks_like_values, outer_network, target_tensor
 from .tasks import understand_task
 from .teachers import Outputs, Recorded, TeacherSizes, Unwrapped, as_estimator, as_numbers
@@ -131,8 +131,8 @@ def _estimator(inside: Unwrapped) -> Given:
     "A fitted MLP of scikit-learn, or a pipeline that ends in one."
     given = inside.inner
     last = last_step(given)
-    labels = getattr(last, "classes_", None)
-    task = Task("values") if labels is None else Task("classes", tuple(labels.tolist()))
+    if is_multilabel(last): task = Task("labels")
+    else: task = Task("classes", tuple(last.classes_.tolist())) if hasattr(last, "classes_") else Task("values")
     rebuild = lambda small: inside.rebuild(with_last_step(given, to_sklearn(small, last)))
     read = lambda X: estimator_inputs(given, as_numbers(X) if isinstance(X, list) else X)
     return Given(from_sklearn(last), task, read, rebuild, inside.rebuild(given), inside.transform_y)

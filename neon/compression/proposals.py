@@ -23,7 +23,7 @@ from .search import Search, SearchConfig, Trained, ended, run_search, stages
 from ..foundations.core import Clock, require
 from ..foundations.networks import Architecture, DenseNetwork
 from ..foundations.surgery import cut_widths, fold_norms, trim_widths
-from ..methods.contract import Candidate, MethodConfig, Rows, Stage, front, method, test_seconds
+from ..methods.contract import Candidate, MethodConfig, Rows, Stage, front, method, task_of, test_seconds
 from ..methods.guard import Drop, Guard
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #24b69e0f
@@ -98,9 +98,9 @@ def make_plans(
     search: SearchConfig,          # May the networks read fewer features?
     planner: Planner | None = None, # To plan with; None: the one that `config` names
     clock: Clock = Clock(),        # Where it presses, there is no plan
-) -> list[PlanResult]:             # One per budget; none without a planner, or in a regression
+) -> list[PlanResult]:             # One per budget; none without a planner, or where there are no classes
     "What the planner would do for each budget."
-    if rows.fit.y.dtype.is_floating_point or (planner is None and config.agent is None): return []
+    if task_of(rows.fit.y).kind != "classes" or (planner is None and config.agent is None): return []
     if not network.architecture.layers: return []
     if clock.left() < plan_seconds(network.architecture, len(config.budgets))/4: return []
     agent = planner or load_planner(config.agent)

@@ -412,17 +412,28 @@ def _check_repeats(module: nn.Module, x: Tensor) -> None:
     require(same, f"{type(module).__name__} gives other outputs when it is called again, in evaluation mode as well")
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #205e873a
+def _computes(module: nn.Module) -> bool:
+    "Has its class a forward pass?"
+    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    return owner is not nn.Module and owner.__name__ != "LightningModule"
+
+
+def _held(module: nn.Module) -> nn.Module | None:
+    "The module that this one only holds; None: it is more than a holder."
+    own = [*module.parameters(recurse=False), *(b for b in module.buffers(recurse=False) if b.numel() > 1)]
+    if own or isinstance(module, (nn.Sequential, torch.jit.ScriptModule)): return None
+    children = dict(module.named_children())
+    if _computes(module): return children.get("_orig_mod", children.get("module")) if len(children) == 1 else None
+    with_weights = [child for child in children.values() if next(child.parameters(), None) is not None]
+    return with_weights[0] if len(with_weights) == 1 else None
+
+
 def unwrap_module(
     module: nn.Module, # Any
 ) -> nn.Module:        # The module itself, where it holds no other
     "The module in those that only hold one: `torch.compile`, `DataParallel`, weight averages, and their like."
-    while True:
-        children = dict(module.named_children())
-        inner = children.get("_orig_mod", children.get("module"))
-        own = [*module.parameters(recurse=False), *(b for b in module.buffers(recurse=False) if b.numel() > 1)]
-        if inner is None or len(children) > 1 or own or isinstance(module, (nn.Sequential, torch.jit.ScriptModule)):
-            return module
-        module = inner
+    while (inner := _held(module)) is not None: module = inner
+    return module
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #99dbd572
 def check_module(
