@@ -585,12 +585,14 @@ class AnnealConfig(Config):
     learning_rate: float = 0.02  # Of Adam, at its highest
     warm_up: int = 50            # Updates of the linear start, >= 1
     loss: str = "cross_entropy"  # Of classes; "binary_cross_entropy": of yes or no each; "squared": of values
+    dropout: float = 0.0         # Share of a row's features that are left out, in [0, 1)
 
     def __post_init__(self):
         require(self.updates >= 0, f"updates must be at least 0, got {self.updates}")
         require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
         require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         require(self.warm_up >= 1, f"warm_up must be at least 1, got {self.warm_up}")
+        require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         require(self.loss in _LOSSES, f"loss must be one of {', '.join(_LOSSES)}, got {self.loss!r}")
 
     def rate(
@@ -614,6 +616,17 @@ def _reader(networks: Sequence[DenseNetwork], x: Tensor) -> Callable[[Tensor], T
     index = nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=x.shape[1]).to(x.device)
     padded = F.pad(x, (0, 1))
     return lambda rows: padded[rows][:, index].transpose(0, 1)
+
+# %% ../../nbs/1_foundations/03_training.ipynb #33b5db12
+def _with_dropout(
+    read: Callable[[Tensor], Tensor], share: float, rng: torch.Generator,
+) -> Callable[[Tensor], Tensor]:
+    "The same reader, that leaves out a share of the features."
+    if not share: return read
+    def some(rows: Tensor) -> Tensor:
+        x = read(rows)
+        return x*(torch.rand(x.shape[1:], generator=rng, device=x.device) >= share)/(1 - share)
+    return some
 
 # %% ../../nbs/1_foundations/03_training.ipynb #2e22a716
 def _aims(
@@ -663,8 +676,8 @@ def anneal_stack(
     clock: Clock = Clock(),                # The rate has fallen to zero when it is over
 ) -> list[DenseNetwork]:                   # In evaluation mode
     "Train networks together for a fixed number of updates, or for the time there is."
-    stack, read = Stack(networks).to(x.device), _reader(networks, x)
-    order = torch_generator(seed, "batches")
+    stack, order = Stack(networks).to(x.device), torch_generator(seed, "batches")
+    read = _with_dropout(_reader(networks, x), config.dropout, torch_generator(seed, "left out", device=str(x.device)))
     rngs = [torch_generator(seed, "dropout", b, device=str(x.device)) for b in range(len(networks))]
     steps, rates = _AdamSteps(stack.parameters()), _rates(config, clock)
     aim = _aims(target, networks[0].architecture.n_outputs, teacher, teacher_weights)

@@ -36,6 +36,7 @@ from ..methods.training import plain, trainable, tune, validation_loss, without_
 from ..published.environment import Cut, EnvConfig, make_cuts, start_state
 from ..compression.planner import play, schedule_chooser
 from ..compression.planning import Original, PlanConfig, PlanData, PlanEpisode
+from ..compression.proposals import trimmed
 from ..compression.search import WIDTHS, shape
 
 # %% ../../nbs/6_rivals/00_baselines.ipynb #b19e3686
@@ -110,7 +111,8 @@ def schedule_candidates(
     ratio: Callable[[int, Sequence[float]], float], # Number of the pass, keep ratios there are -> one of them
 ) -> Iterator[Candidate]:
     "Pass by pass over all hidden layers, until a pass can change nothing."
-    loop, made = loop_settings(config, recovery), ()
+    loop, made, clock = loop_settings(config, recovery), (), config.clock
+    if clock.limited: network = trimmed(fold_norms(network), rows.fit.x, clock=clock.part(0.3))
     state, seed = start_state(network, rows, loop), int(seed_sequence(config.seed, "cut").generate_state(1)[0])
     for sweep in itertools.count(1):
         able = False
