@@ -7,13 +7,15 @@ thousand of the training images are for validation; test images only measure. A 
 goes on; `--show` prints what is there."""
 import argparse
 import platform
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.lines import Lines
 from neon.compress import compress
 from neon.compression.export import with_scaling
 from neon.foundations.core import single_thread, torch_generator
@@ -83,24 +85,22 @@ def main():
     parser.add_argument("--budgets", type=float, nargs="+", default=(0.2, 1.0, 2.0))
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    table = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame(columns=["network", "seed", "budget"])
-    if args.show: return show(table)
+    lines = Lines(args.out, "network", "seed", "budget")
+    if args.show: return show(lines.table)
     for seed in args.seeds:
         for name in args.networks:
-            known = table[(table.network == name) & (table.seed == seed)]
-            left = [budget for budget in args.budgets if budget not in set(known.budget)]
+            left = [budget for budget in args.budgets if not lines.holds(name, seed, budget)]
             if not left: continue
             dataset, hidden = NETWORKS[name]
             parts = pictures(dataset, seed)
             with single_thread(): network = train(hidden, parts[0], seed)
             for budget in left:
                 with single_thread(): line = entry(name, seed, budget, network, parts)
-                table = pd.concat([table, pd.DataFrame([line])], ignore_index=True)
-                table.to_csv(args.out, index=False)
+                lines.add(line)
                 print(name, seed, f"C = {budget:g}: {line['before']} -> {line['after']} {line['shape']}, test error "
                       f"{line['test_error_before']:.2f} -> {line['test_error_after']:.2f}, "
                       f"{line['cpu_seconds']:.0f} s", flush=True)
-    show(table)
+    show(lines.table)
 
 
 if __name__ == "__main__": main()

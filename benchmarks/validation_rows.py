@@ -5,17 +5,19 @@
 Each line is one call. A run that was interrupted goes on; `--show` prints the summary of what is there. Tables come as
 `neon data list` says (the folder in the environment variable NEON_DATA, or OpenML)."""
 import argparse
+import sys
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy import stats
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.lines import Lines
 from neon.compress import compress
 from neon.foundations.core import single_thread
 from neon.foundations.data import prepare
@@ -108,23 +110,21 @@ def main():
     parser.add_argument("--modes", nargs="+", default=("without", "with"))
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    table = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame(columns=["dataset", "network", "mode"])
-    if args.show: return summary(table)
+    lines = Lines(args.out, "dataset", "network", "mode")
+    if args.show: return summary(lines.table)
     for network in args.networks:
         for name in args.datasets:
-            done = set(table[(table.dataset == name) & (table.network == network)]["mode"])
-            if done >= set(args.modes): continue
+            left = [mode for mode in args.modes if not lines.holds(name, network, mode)]
+            if not left: continue
             parts = arrays(name, network)
             with single_thread(): model = train(network, *parts[:2])
-            for mode in args.modes:
-                if mode in done: continue
+            for mode in left:
                 line = entry(name, network, model, parts, mode)
-                table = pd.concat([table, pd.DataFrame([line])], ignore_index=True)
-                table.to_csv(args.out, index=False)
+                lines.add(line)
                 facts = [f"{line[f'accuracy_{when}']:.3f}" for when in ("before", "after")]
                 print(network, name, mode, f"{line['before']/line['after']:.1f}x", line["reference"], "test", *facts,
                       f"{line['seconds']:.0f} s", flush=True)
-    summary(table)
+    summary(lines.table)
 
 
 if __name__ == "__main__":

@@ -220,9 +220,11 @@ def sequences(
 ) -> tuple[list[Trained], list[Trained]]: # For the guard's rows, and for all held-out ones
     "The best candidates of all that may be within the budget, and the best made without rows of comparison."
     unseen = (c for c in search.pool if c.without_comparison)
-    within = (c for c in search.pool if c.drop.points - c.drop.error <= guard.budget)
+    within = [c for c in search.pool if c.drop.points - c.drop.error <= guard.budget]
     likely = lambda c: likely_bound(guard, c.drop, guards)
-    return (undominated(one_per_doubling(within, search.size, likely, parts=3), likely),
+    fine = undominated(one_per_doubling(within, search.size, likely, parts=3), likely)
+    both = {id(c): c for c in (*fine, *one_per_doubling(within, search.size, likely))}
+    return (sorted(both.values(), key=search.size, reverse=True),
             one_per_doubling(unseen, search.size, lambda c: fitted_bound(c.fit_drop, held)))
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #f24c777f
