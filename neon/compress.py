@@ -158,6 +158,12 @@ class _Said:
         "Does anything else belong to the rows, one by one?"
         return self.groups is not None or self.weights is not None
 
+
+def _answered(network, said: _Said) -> tuple:
+    "Validation rows with the network's own answers, where they have no targets either."
+    X, y = _pair(said.validation)
+    return X, as_targets(_answers(network, X, said.task)) if y is None else y
+
 # %% ../nbs/7_doors/00_compress.ipynb #e8a1b22e
 @dataclass(frozen=True)
 class _Case:
@@ -283,7 +289,7 @@ def _trained_on(result: Compressed, case: _Case, search: SearchConfig, seed: int
     "The chosen network, trained on with all rows; what was cut out of the twin is cut out of the original instead."
     chosen = next(t.candidate for t in result.tested if t.candidate.network is result.network)
     if chosen.nonzero: return result.network
-    training = search.anneal(len(case.whole.x), 1.0, search.rate(0.01, chosen.size))
+    training = search.anneal(*case.whole.x.shape, 1.0, search.rate(0.01, chosen.size))
     weight = getattr(chosen, "teacher_weight", 0.5)
     return train_on(_start(chosen, case), case.network, case.whole, training, weight, seed)
 
@@ -357,6 +363,7 @@ def _understood(network, X, y, said: _Said, config: CompressConfig, clock: Clock
     read = read_rows(X, y, said.task if said.task in ("labels", "values") else None)
     X, agreement = read.X, read.y is None
     y = as_targets(_answers(network, X, said.task) if agreement else read.y)
+    if agreement and said.validation is not None: said = replace(said, validation=_answered(network, said))
     if not said.matched: X, y = thinned(X, y, clock, config.seed)
     wanted = None if said.metric is None else get_metric(said.metric)
     given = understand(network, X, y, said.task, said.classes or read.classes, wanted)

@@ -345,6 +345,22 @@ def test_any_estimator_can_teach(given, y):
     else: assert isinstance(result.estimator, MLPClassifier | MLPRegressor) and result.estimator.score(X, y) > 0.7
 
 
+def test_validation_rows_without_targets_are_answered_by_the_network(three):
+    result = small(three, X[:250], budget=5, validation=(X[250:], None))
+    own, same = (n(torch.tensor(X[250:])).argmax(1) for n in (three, result.network))
+    assert result.score == 1 and (own == same).float().mean() > 0.9
+
+
+class Holder(nn.Module):
+    "What trains a network, and has no forward pass of its own."
+    def __init__(self, model): super().__init__(); self.model, self.loss = model, nn.CrossEntropyLoss(torch.ones(3))
+
+
+def test_a_holder_without_a_forward_pass_is_opened(three):
+    assert small(Holder(three), X, THREE, budget=5).original.architecture.hidden_widths == (24,)
+    with pytest.raises(NeonError): small(Holder(nn.Identity()), X, THREE)
+
+
 def test_soft_labels_can_teach(three):
     soft = three(torch.tensor(X)).softmax(1).detach().numpy()
     result = small(soft, X, THREE, budget=5)

@@ -131,5 +131,6 @@ def about_classes(
     if not len(lost): return []
     few = [f"class {r[0]!r} ({r[1]} rows): recall {r[2]:.2f} -> {r[3]:.2f}" for r in lost.itertuples(index=False)]
     more = f", and {len(few) - 5} classes more" if len(few) > 5 else ""
-    advice = "" if metric in ("balanced_accuracy", "label_accuracy") else "; metric=\"balanced_accuracy\" counts all classes alike"
+    alike = metric in ("balanced_accuracy", "label_accuracy")
+    advice = "" if alike else "; metric=\"balanced_accuracy\" counts all classes alike"
     return [f"within the budget, but recall falls by more than {budget:g} points: {'; '.join(few[:5])}{more}{advice}"]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['curvature_probes', 'unit_effects', 'parameters', 'units_left', 'shrunk']
 
-# %% ../../nbs/5_compression/01a_gradual.ipynb #d4831cfc
+# %% ../../nbs/5_compression/01a_gradual.ipynb #575a674d
 import itertools
 from collections.abc import Iterator, Sequence
 

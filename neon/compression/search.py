@@ -175,12 +175,13 @@ class SearchConfig(Config):
     def anneal(
         self,
         rows: int,                   # How many there are
+        features: int,               # In each
         factor: float = 1.0,         # On the number of updates
         learning_rate: float = 0.02, # At its highest
-        dropout: float = 0.0,        # Share of the features that are left out
     ) -> AnnealConfig:
-        "Training for so many rows."
+        "Training for so many rows of so many features."
         updates = max(30, round(9*self.effort*factor*math.sqrt(rows)))
+        dropout = self.dropout*min(1, features/128) if features >= MANY else 0.0
         return AnnealConfig(updates, 256 if rows > 4000 else 128, learning_rate, max(1, updates//20), dropout=dropout)
 
     def rate(
@@ -334,9 +335,8 @@ class Search(_Pool):
         size: float = 1,             # Parameters of the networks
     ) -> AnnealConfig:
         "How networks of this size are trained on these rows, for classes or for values."
-        rate, n = self.config.rate(learning_rate, size), self.x.shape[1]
-        dropout = self.config.dropout*min(1, n/128) if n >= MANY else 0.0
-        return replace(self.config.anneal(len(self.x), factor, rate, dropout), loss=self.loss)
+        rate = self.config.rate(learning_rate, size)
+        return replace(self.config.anneal(*self.x.shape, factor, rate), loss=self.loss)
 
     def add(
         self,
@@ -473,7 +473,7 @@ def prune_gradually(
                            without_comparison=True, clock=clock)
         if not found: return
         network, drop = found[0].network, found[0].drop
-        if found[0].fit_drop.points > budget/4: share = 3.0
+        if found[0].fit_drop.points > budget/10: share = 3.0
         beyond = beyond + 1 if drop.points - 2*drop.error > budget else 0
 
 
