@@ -215,9 +215,6 @@ def elsewhere(data, networks, monkeypatch):
         return torch_generator(*names)
     monkeypatch.setattr(training, "torch_generator", stream)
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
-    adam = lambda stack, learning_rate: torch.optim.Adam([p for p in stack.parameters() if p.requires_grad],
-                                                         learning_rate)
-    monkeypatch.setattr(training, "_adam", adam)  # there is no fused one for this device
     torch.manual_seed(0)
     with_dropout = build_network(Architecture(4, (Layer(9, before=("dropout",)),
                                                   Layer(7, "sigmoid", (), ("dropout",)), Layer(2, "identity"))))

@@ -223,7 +223,7 @@ def sequences(
     within = [c for c in search.pool if c.drop.points - c.drop.error <= guard.budget]
     likely = lambda c: likely_bound(guard, c.drop, guards)
     fine = undominated(one_per_doubling(within, search.size, likely, parts=3), likely)
-    both = {id(c): c for c in (*fine, *one_per_doubling(within, search.size, likely))}
+    both = {id(c): c for c in (*fine, *one_per_doubling(within, search.size, likely, parts=2))}
     return (sorted(both.values(), key=search.size, reverse=True),
             one_per_doubling(unseen, search.size, lambda c: fitted_bound(c.fit_drop, held)))
 
@@ -241,7 +241,7 @@ def to_be_tested(
 
 # %% ../../nbs/5_compression/05_proposals.ipynb #bdc5c513
 @method("compress", label="compress", family="ours", source="Plan, search and guard", stochastic=True, splits=True,
-        plans=True, values=True, teachers=True, guard={"patience": 5, "sequences": 2, "in_turn": True})
+        plans=True, values=True, teachers=True, guard={"patience": 7, "sequences": 2, "in_turn": True})
 def plan_and_search(
     network: DenseNetwork, # As it was; not changed
     rows: Rows,            # Rows of comparison others than the guard's

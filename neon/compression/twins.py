@@ -22,7 +22,7 @@ from .search import as_aims
 from ..foundations.core import Clock, seed_sequence, torch_generator
 from ..foundations.networks import Architecture, DenseNetwork, build_network
 from ..foundations.surgery import fold_norms
-from ..foundations.training import AnnealConfig, anneal, predict
+from ..foundations.training import Adam, AnnealConfig, anneal, predict
 from ..methods.contract import Deal, Part, Rows, task_of
 from ..methods.guard import Metric, paired_drop
 
@@ -113,7 +113,7 @@ def train_until(
 ) -> nn.Module:          # The same, in evaluation mode
     "Train until the rows are fitted so well."
     sample, done = Part(*(v[::-(-len(v)//course.looks)] for v in part)), 0
-    optimiser, best = torch.optim.Adam(network.parameters(), course.learning_rate), _Best(network, compare)
+    optimiser, best = Adam(network.parameters(), course.learning_rate), _Best(network, compare)
     reached = lambda: float(row_losses(predict(network, sample.x), sample.y).mean()) <= loss
     with _drawing_from(torch_generator(seed, "dropout")), torch.enable_grad():
         epochs = _epochs(len(part.x), course.batch_size, torch_generator(seed, "batches"))

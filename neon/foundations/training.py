@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OVERHEAD', 'minibatches', 'batches_per_epoch', 'in_time', 'run_epochs', 'predict', 'evaluate', 'Stack',
-           'TrainingResult', 'copy_network', 'stack_losses', 'is_coarse', 'train_stack', 'Prefix', 'train_layers',
-           'stack_cost', 'plan_stacks', 'train_networks', 'AnnealConfig', 'anneal_stack', 'anneal']
+           'TrainingResult', 'copy_network', 'stack_losses', 'Adam', 'is_coarse', 'train_stack', 'Prefix',
+           'train_layers', 'stack_cost', 'plan_stacks', 'train_networks', 'AnnealConfig', 'anneal_stack', 'anneal']
 
 # %% ../../nbs/1_foundations/03_training.ipynb #155855f3
 import copy
@@ -314,16 +314,54 @@ def _validate(stack: Stack, x: Tensor, y: Tensor, rows: int = 8192) -> tuple[Ten
         hits = hits + (output.argmax(-1) == target).sum(1)
     return loss/len(y), hits.double()/len(y)
 
+# %% ../../nbs/1_foundations/03_training.ipynb #5124bdd2
+class Adam:
+    "Adam (Kingma and Ba 2015) as `torch.optim.Adam` takes its steps."
+
+    def __init__(
+        self,
+        weights: Iterable[Tensor],    # What learns
+        learning_rate: float = 1e-3,  # Of `step`
+    ):
+        self.weights, self.learning_rate, self.state = list(weights), learning_rate, {}
+
+    def zero_grad(self) -> None:
+        "Forget the gradients."
+        for w in self.weights: w.grad = None
+
+    def step(self) -> None:
+        "One step against the gradients there are."
+        some = [w for w in self.weights if w.grad is not None]
+        if some: self.move(some, [w.grad for w in some], self.learning_rate)
+
+    @torch.no_grad()
+    def move(
+        self,
+        weights: Sequence[Tensor], # Some of those that learn
+        slopes: Sequence[Tensor],  # Their gradients
+        learning_rate: float,      # Of this step
+    ) -> None:
+        "One step of these weights."
+        fused = weights[0].device.type in ("cpu", "cuda")
+        for w in weights:
+            if w in self.state: continue
+            moments = {name: torch.zeros_like(w) for name in ("exp_avg", "exp_avg_sq")}
+            self.state[w] = {**moments, "step": torch.zeros((), device=w.device if fused else "cpu")}
+        of = lambda name: [self.state[w][name] for w in weights]
+        adam(list(weights), list(slopes), of("exp_avg"), of("exp_avg_sq"), [], of("step"), fused=fused,
+             foreach=False, amsgrad=False, beta1=0.9, beta2=0.999, lr=learning_rate, weight_decay=0.0, eps=1e-8,
+             maximize=False)
+
 # %% ../../nbs/1_foundations/03_training.ipynb #19fb3a5e
-def _adam(stack: Stack, learning_rate: float) -> torch.optim.Adam:
+def _adam(stack: Stack, learning_rate: float) -> Adam:
     "Adam over the weights that learn."
-    return torch.optim.Adam([p for p in stack.parameters() if p.requires_grad], learning_rate, fused=True)
+    return Adam([p for p in stack.parameters() if p.requires_grad], learning_rate)
 
 
-def _shrink(stack: Stack, optimiser: torch.optim.Adam, keep: list[int]) -> torch.optim.Adam:
+def _shrink(stack: Stack, optimiser: Adam, keep: list[int]) -> Adam:
     "Keep only some networks of the stack; returns the optimiser of what is left, with its moments."
     pairs, index = _select(stack, keep), torch.tensor(keep, device=stack.layers[0].weight.device)
-    survivor = _adam(stack, optimiser.param_groups[0]["lr"])
+    survivor = _adam(stack, optimiser.learning_rate)
     for old, new in pairs:
         state = optimiser.state.get(old, {})
         if state: survivor.state[new] = {k: v if k == "step" else v[index] for k, v in state.items()}
@@ -648,22 +686,6 @@ def _slope(output: Tensor, aim: Tensor, loss: str) -> Tensor:
     probabilities = output.transpose(1, 2).softmax(1).transpose(1, 2)
     return (probabilities - aim)/output.shape[1]
 
-# %% ../../nbs/1_foundations/03_training.ipynb #0d13bca0
-class _AdamSteps:
-    "Adam as a function: without the class's bookkeeping, and without what its first use imports, a second's worth."
-
-    def __init__(self, weights: Iterable[Tensor]):
-        self.weights = list(weights)
-        self.means, self.squares = ([torch.zeros_like(w) for w in self.weights] for _ in range(2))
-        self.counts = [torch.zeros((), device=w.device) for w in self.weights]
-
-    def take(self, output: Tensor, slope: Tensor, learning_rate: float) -> None:
-        "One step against `slope`, the derivative of what is to fall by `output`."
-        slopes = list(torch.autograd.grad(output, self.weights, slope))
-        with torch.no_grad():
-            adam(self.weights, slopes, self.means, self.squares, [], self.counts, fused=True, amsgrad=False,
-                 beta1=0.9, beta2=0.999, lr=learning_rate, weight_decay=0.0, eps=1e-8, maximize=False)
-
 # %% ../../nbs/1_foundations/03_training.ipynb #383350df
 def anneal_stack(
     networks: Sequence[DenseNetwork],      # Of one depth; not changed
@@ -679,12 +701,13 @@ def anneal_stack(
     stack, order = Stack(networks).to(x.device), torch_generator(seed, "batches")
     read = _with_dropout(_reader(networks, x), config.dropout, torch_generator(seed, "left out", device=str(x.device)))
     rngs = [torch_generator(seed, "dropout", b, device=str(x.device)) for b in range(len(networks))]
-    steps, rates = _AdamSteps(stack.parameters()), _rates(config, clock)
+    optimiser, rates = Adam(stack.parameters()), _rates(config, clock)
     aim = _aims(target, networks[0].architecture.n_outputs, teacher, teacher_weights)
 
     def step(rows: Tensor) -> None:
         output = stack(read(rows), len(stack.layers), rngs)
-        steps.take(output, _slope(output.detach(), aim(rows), config.loss), next(rates))
+        slope = _slope(output.detach(), aim(rows), config.loss)
+        optimiser.move(optimiser.weights, torch.autograd.grad(output, optimiser.weights, slope), next(rates))
 
     batches = in_time(minibatches(len(x), config.batch_size, order, x.device), clock)
     with flush_denormals(): run_epochs(1, config.updates, batches, step)

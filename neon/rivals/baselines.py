@@ -28,8 +28,8 @@ from ..foundations.core import TrainingConfig, flush_denormals, generator, get_p
 from ..foundations.core import torch_generator
 from ..foundations.networks import Architecture, DenseNetwork, Layer, build_network
 from ..foundations.surgery import cut_widths, fold_norms, keep_width, l1_importance, most_important, slice_units
-from ..foundations.training import AnnealConfig, anneal, batches_per_epoch, copy_network, minibatches, predict
-from ..foundations.training import run_epochs
+from ..foundations.training import Adam, AnnealConfig, anneal, batches_per_epoch, copy_network, minibatches
+from ..foundations.training import predict, run_epochs
 from ..methods.contract import Candidate, MethodConfig, Rows, method
 from ..methods.guard import Guard
 from ..methods.training import plain, trainable, tune, validation_loss, without_dropout
@@ -269,7 +269,7 @@ class _MaskedTraining:
     def __init__(self, network: DenseNetwork, rows: Rows, config: TrainingConfig):
         self.model, self.rows, self.config = trainable(copy_network(network)), rows, config
         self.held = [(layer.linear.weight, layer.linear.weight != 0) for layer in self.model.layers]
-        self.optimiser = torch.optim.Adam(self.model.parameters(), config.learning_rate, fused=True)
+        self.optimiser = Adam(self.model.parameters(), config.learning_rate)
         self.per_epoch = batches_per_epoch(len(rows.fit.y), config)
         smooth = get_ema_multi_avg_fn(1 - 1/(1 + config.average*self.per_epoch))
         self.average = AveragedModel(self.model, multi_avg_fn=smooth, use_buffers=True)

@@ -29,8 +29,8 @@ from ..foundations.core import Config, NeonError, flush_denormals, generator, re
 from ..foundations.core import torch_generator
 from ..foundations.networks import Architecture, DenseLayer, DenseNetwork, parse_network
 from ..foundations.surgery import fold_norms, keep_width, most_important, slice_units, spread_importance
-from ..foundations.training import Stack, batches_per_epoch, copy_network, evaluate, is_coarse, minibatches
-from ..foundations.training import run_epochs, stack_losses
+from ..foundations.training import Adam, Stack, batches_per_epoch, copy_network, evaluate, is_coarse
+from ..foundations.training import minibatches, run_epochs, stack_losses
 from ..methods.contract import Candidate, MethodConfig, Rows, method
 from ..methods.guard import Guard
 from ..methods.training import trainable, tune
@@ -233,7 +233,7 @@ def admm_train(
     training = config.training(admm.epochs, len(rows.fit.y))
     x, y, stack = rows.fit.x[None], rows.fit.y, Stack([network]).to(rows.fit.x.device)
     coarse, split = is_coarse([network], x, training.precision), Splitting(stack, widths, admm.rho)
-    optimiser = torch.optim.Adam(stack.parameters(), training.learning_rate, fused=True)
+    optimiser = Adam(stack.parameters(), training.learning_rate)
     batches = minibatches(len(y), training.batch_size, torch_generator(config.seed, "admm"), x.device)
     per_round = admm.epochs*batches_per_epoch(len(y), training)
 
