@@ -335,8 +335,7 @@ class Search(_Pool):
         size: float = 1,             # Parameters of the networks
     ) -> AnnealConfig:
         "How networks of this size are trained on these rows, for classes or for values."
-        rate = self.config.rate(learning_rate, size)
-        return replace(self.config.anneal(*self.x.shape, factor, rate), loss=self.loss)
+        return replace(self.config.anneal(*self.x.shape, factor, self.config.rate(learning_rate, size)), loss=self.loss)
 
     def add(
         self,

@@ -38,7 +38,7 @@ from ..foundations.networks import Architecture, DenseNetwork, build_network, lo
 from ..foundations.results import bootstrap_interval, geometric_mean
 from ..foundations.surgery import fold_norms
 from ..foundations.training import AnnealConfig, anneal, evaluate, plan_stacks, predict, train_stack
-from ..methods.contract import Candidate, Rows, Tested, Verdict, divided, judge
+from ..methods.contract import Candidate, Rows, Tested, Verdict, divided, get_method, judge
 from ..methods.guard import Drop, Guard, influence, mean_drop
 from ..published.runs import draw_network, train_base_networks
 from ..rivals.baselines import depth_one, halved
@@ -487,7 +487,7 @@ def equal_time_entries(
     "Compress one network with a control and look at the test rows."
     require(method in CONTROLS, f"unknown control {method!r}; there are {', '.join(CONTROLS)}")
     begin, rows, unfolded, network = time.process_time(), divided(data, i), network.architecture, fold_norms(network)
-    guards = [CompressConfig().guard(budget).replace(patience=5, sequences=2, in_turn=True) for budget in budgets]
+    guards = [CompressConfig().guard(budget).replace(**get_method("compress").guard) for budget in budgets]
     search = Search(rows, network, guards, SearchConfig(), seed)
     search.add(plain_cuts(network, rows.fit.x), "cut", None, from_original=True, without_comparison=True)
     left = max(0.0, seconds - (time.process_time() - begin))
