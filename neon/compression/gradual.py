@@ -51,14 +51,14 @@ def unit_effects(
             effect += ((h.detach() - h.detach().mean(0))*slope).square().mean(0)/(2*probes)
     return effects
 
-# %% ../../nbs/5_compression/01a_gradual.ipynb #88ce3e38
+# %% ../../nbs/5_compression/01a_gradual.ipynb #358e7c0d
 def parameters(
     widths: Sequence[int], # Features, hidden layers, outputs
 ) -> int:
     "Weights and biases of a network of these widths."
     return sum((m + 1)*n for m, n in itertools.pairwise(widths))
 
-
+# %% ../../nbs/5_compression/01a_gradual.ipynb #2cb52c9d
 def units_left(
     effects: Sequence[Tensor], # Of `unit_effects`
     n_outputs: int,            # Of the network
@@ -80,7 +80,7 @@ def units_left(
         widths[min(able, key=worth)] -= 1
     return [o[len(o) - w:].sort().values for o, w in zip(order, widths, strict=False)]
 
-# %% ../../nbs/5_compression/01a_gradual.ipynb #f58bd052
+# %% ../../nbs/5_compression/01a_gradual.ipynb #17c6da76
 def _without(network: DenseNetwork, level: int, kept: Tensor, h: Tensor, most: int) -> DenseNetwork:
     "The network without the other features (level 0) or hidden units, what follows refitted."
     there = plain_linear(network, level)
@@ -90,7 +90,7 @@ def _without(network: DenseNetwork, level: int, kept: Tensor, h: Tensor, most: i
         b = there.bias + there.weight @ mean
     return with_units(network, level - 1, kept, V, b) if level else reading(network, kept, V, b)
 
-
+# %% ../../nbs/5_compression/01a_gradual.ipynb #c00a7c5d
 def shrunk(
     network: DenseNetwork,       # Without norms; not changed
     x: Tensor,                   # (n, n_inputs) training rows
