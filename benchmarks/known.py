@@ -8,14 +8,16 @@ The seventh is the Cubist Spiral (Zhang and Papyan 2024, arXiv:2407.04075): two 
 points, of which all train, as there. Their combinatorial search found the sparsest networks of 95 % and 99.5 %
 accuracy: 30 to 45 nonzero parameters, weights and biases. Ours are dense; what they hold is counted, zeros too."""
 import argparse
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import Lines
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.lines import Lines
 from neon.compress import compress
 from neon.foundations.core import generator, single_thread, torch_generator
 from neon.foundations.networks import Architecture, Layer, build_network

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import base, common, ecomp, gemm, growth, memory, naive, run, step
 from benchmarks.common import COLUMNS, SEED, Options
+from benchmarks.lines import Lines
 from neon.ecomp.published import Parent, Scores
 from neon.foundations.core import NeonError, TrainingConfig, generator
 from neon.foundations.networks import Architecture, Layer, build_network
@@ -196,3 +197,13 @@ def test_a_missing_data_set_is_replaced_by_one_of_its_size(monkeypatch):
     data = common.data_of.__wrapped__("diabetes", "paper")
     assert data.name == "diabetes-size" and data.n_features == 8 and data.protocol == "paper"
     with pytest.raises(NeonError, match="offline"): common.data_of.__wrapped__("wine")
+
+
+def test_a_run_that_was_interrupted_goes_on(tmp_path):
+    first = Lines(tmp_path/"table.csv", "dataset", "seed")
+    assert not first.holds("wine", 0)
+    first.add({"dataset": "wine", "seed": 0, "size": 3})
+    first.add({"dataset": "wine", "seed": 1, "size": 4}, {"dataset": "iris", "seed": 0, "size": 5})
+    again = Lines(tmp_path/"table.csv", "dataset", "seed")
+    assert again.holds("wine", 1) and again.holds("iris", 0) and not again.holds("iris", 1)
+    assert again.table["size"].tolist() == [3, 4, 5]
