@@ -454,7 +454,7 @@ def starts_of(
 # %% ../../nbs/5_compression/02_search.ipynb #3f59cc10
 def prune_gradually(
     search: Search,                 # Its pool grows
-    starts: Sequence[DenseNetwork], # The reference and cuts of it: the largest whose way down there is time for
+    starts: Sequence[DenseNetwork], # The reference and cuts of it, one of which is chosen
     clock: Clock | None = None,     # None: the search's own
 ) -> None:
     "From large to small, each network distilled out of the one before, until none seems within the largest budget."
@@ -477,12 +477,14 @@ def prune_gradually(
 
 
 def _affordable_start(search: Search, starts: Sequence[DenseNetwork], clock: Clock) -> DenseNetwork | None:
-    "The largest from which the way down can be trained; without a limit the largest of all."
+    "The largest from which the way down can be trained, but not far larger than what suffices already."
     def seconds(network: DenseNetwork) -> float:
         size, training = min(network.architecture.n_params, search.config.most_trained), search.training(1.0)
         return search.pace*training.batch_size*training.updates*(3*size + 20*OVERHEAD)
+    size, best = lambda n: n.architecture.n_params, search.smallest(search.guards[0])
     able = [n for n in starts if n.architecture.layers and (not clock.limited or seconds(n) < clock.left())]
-    return max(able, key=lambda n: n.architecture.n_params, default=None)
+    enough = [n for n in able if best and size(n) >= 8*best.size]
+    return min(enough, key=size) if enough else max(able, key=size, default=None)
 
 
 # %% ../../nbs/5_compression/02_search.ipynb #3a06fcc3
