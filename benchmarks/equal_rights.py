@@ -44,6 +44,11 @@ def task(name, split):
     return data, parse_network(torch_network(*parts, early=True))
 
 
+def as_patient(method):
+    "With as many refusals in a row as `compress` may have."
+    return replace(method, guard={**method.guard, "patience": get_method("compress").guard["patience"]})
+
+
 def compressed(method, network, data, config):
     "The verdicts, and how many seconds they took."
     start = time.process_time()
@@ -61,7 +66,8 @@ def entries(name, split):
             method, config = get_method(name_of), MethodConfig(BUDGETS, seed=split)
             if name_of == "compress": config = config.replace(
                 options={"search": SearchConfig(select_inputs=features == "fewer")})
-            elif features == "fewer": method = with_fewer_features(method)
+            else: method = as_patient(method)
+            if features == "fewer" and name_of != "compress": method = with_fewer_features(method)
             verdicts, took = compressed(method, network, data, config)
             epochs = config.epochs
             if seconds is None: seconds = took

@@ -158,12 +158,6 @@ class _Said:
         "Does anything else belong to the rows, one by one?"
         return self.groups is not None or self.weights is not None
 
-
-def _answered(network, said: _Said) -> tuple:
-    "Validation rows with the network's own answers, where they have no targets either."
-    X, y = _pair(said.validation)
-    return X, as_targets(_answers(network, X, said.task)) if y is None else y
-
 # %% ../nbs/7_doors/00_compress.ipynb #e8a1b22e
 @dataclass(frozen=True)
 class _Case:
@@ -239,6 +233,12 @@ def _pair(validation) -> tuple:
     require(isinstance(validation, tuple | list) and len(validation) == 2,
             "validation is a pair (X, y) of rows that the network was not trained on")
     return read_rows(validation[0]).X, validation[1]
+
+
+def _answered(network, said: _Said) -> tuple:
+    "Validation rows with the network's own answers, where they have no targets either."
+    X, y = _pair(said.validation)
+    return X, as_targets(_answers(network, X, said.task)) if y is None else y
 
 # %% ../nbs/7_doors/00_compress.ipynb #f90e5643
 def _reference(case: _Case, seen: bool | None, seed: int, clock: Clock) -> Reference:
