@@ -289,9 +289,8 @@ def _trained_on(result: Compressed, case: _Case, search: SearchConfig, seed: int
     "The chosen network, trained on with all rows; what was cut out of the twin is cut out of the original instead."
     chosen = next(t.candidate for t in result.tested if t.candidate.network is result.network)
     if chosen.nonzero: return result.network
-    training = search.anneal(*case.whole.x.shape, 1.0, search.rate(0.01, chosen.size))
-    weight = getattr(chosen, "teacher_weight", 0.5)
-    return train_on(_start(chosen, case), case.network, case.whole, training, weight, seed)
+    training = search.anneal(*case.whole.x.shape, 1.0, search.rate(0.001, chosen.size))
+    return train_on(_start(chosen, case), case.network, case.whole, training, seed=seed)
 
 # %% ../nbs/7_doors/00_compress.ipynb #a7bd0f27
 def _start(chosen: Candidate, case: _Case) -> DenseNetwork:

@@ -234,7 +234,7 @@ def train_on(
     original: DenseNetwork,   # Teaches besides
     part: Part,               # All rows
     config: AnnealConfig,     # How to train
-    teacher_weight: float = 0.0, # Of the original's outputs among the targets, in [0, 1]
+    teacher_weight: float = 0.5, # Of the original's outputs among the targets, in [0, 1]
     seed: int = 0,            # Of the minibatches
 ) -> DenseNetwork:
     "The network, trained on with all rows, if it fits them no worse."

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ..foundations.core import Config, NeonError, Workers, atomic_write, generator, read_tensors, require
 from ..foundations.core import torch_generator
 from ..foundations.data import PreparedData
-from .environment import EnvConfig, EpisodeBatch
+from .environment import EnvConfig, EpisodeBatch, MixedBatch
 from .features import standardise
 from ..foundations.networks import DenseNetwork
 
@@ -46,12 +46,14 @@ def discounted_returns(
 def policy_gradient_loss(
     log_probs: Tensor,  # (T,) log-probability of the action taken at each step
     advantages: Tensor, # (T,) return minus value
+    broadcast: bool = False, # Credit every action with the mean advantage, as the original's code did?
 ) -> Tensor:            # Scalar
     "REINFORCE with baseline: every action is credited with its own advantage."
     shapes = tuple(log_probs.shape), tuple(advantages.shape)
     require(shapes[0] == shapes[1] and log_probs.dim() == 1,
             f"log-probabilities and advantages must both be (T,), got {shapes[0]} and {shapes[1]}")
-    return -(log_probs*advantages.detach()).mean()
+    credit = advantages.mean().expand_as(log_probs) if broadcast else advantages
+    return -(log_probs*credit.detach()).mean()
 
 # %% ../../nbs/3_published/04_agent.ipynb #16298306
 class _MapConv(nn.Conv2d):
@@ -249,6 +251,7 @@ class AgentConfig(Config):
     scale_returns: bool = True     # Divide returns by their running root mean square? The paper: no
     episodes_per_update: int = 4   # Episodes played by one policy; the paper: 1
     episodes_together: int = 2     # Of them, played in step by one process
+    broadcast: bool = False        # Credit every action with the episode's mean advantage, as the original's code did?
     initialisation: str = "he"     # Of actor and critic: "he" (variance is kept) or "pytorch" (the paper)
     episodes: int | None = None    # Exactly so many; None: the published rule, scaled with the number of networks
     warmup_per_network: int = 2    # Random episodes per network before learning starts, 500 at most in all
@@ -377,7 +380,7 @@ def _backward(agent: Agent, trajectories: Sequence[Trajectory], returns: Sequenc
     entropies = [-e.mean() for e in (log_probs.exp()*log_probs).sum(1).split(steps)]
     taken = log_probs.gather(1, torch.tensor([a for t in trajectories for a in t.actions])[:, None])[:, 0]
     pairs = zip(taken.split(steps), advantages.split(steps), strict=True)
-    actor_losses = [policy_gradient_loss(p, a) for p, a in pairs]
+    actor_losses = [policy_gradient_loss(p, a, agent.config.broadcast) for p, a in pairs]
     if not warmup: ((sum(actor_losses) - agent.config.entropy_weight*sum(entropies))/n).backward()
     return [{"actor_loss": a.item(), "critic_loss": c.item(), "entropy": e.item()}
             for a, c, e in zip(actor_losses, critic_losses, entropies, strict=True)]
@@ -442,10 +445,12 @@ def network_of_episode(
 
 # %% ../../nbs/3_published/04_agent.ipynb #a3b1b6b3
 def _start_batch(
-    networks: Sequence[DenseNetwork], data: PreparedData, config: EnvConfig, seed: int, actor: nn.Module,
+    networks: Sequence[DenseNetwork], data: PreparedData | Sequence[PreparedData], config: EnvConfig, seed: int,
+    actor: nn.Module,
 ) -> tuple:
     "What each worker needs to play: networks and rules, and the actor in shared memory."
-    return EpisodeBatch(networks, data, config, seed), actor, seed
+    batch = EpisodeBatch if isinstance(data, PreparedData) else MixedBatch
+    return batch(networks, data, config, seed), actor, seed
 
 
 def _play(context: tuple, task: tuple[Sequence[int], Sequence[int], str | int]) -> list[Trajectory]:
@@ -500,7 +505,7 @@ def _start_or_resume(checkpoint: str | Path | None, n_actions: int, config: Agen
 # %% ../../nbs/3_published/04_agent.ipynb #79be1901
 def train_agent(
     networks: Sequence[DenseNetwork],      # The training networks
-    data: PreparedData,                    # What they were trained on
+    data: PreparedData | Sequence[PreparedData], # What they were trained on: all on one data set, or each on its own
     env_config: EnvConfig,                 # The rules
     config: AgentConfig = AgentConfig(),   # How to learn
     seed: int = 0,                         # Of weights, episodes and cuts

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_MENU', 'WIDE_MENU', 'MENUS', 'MAX_PASSES', 'EnvConfig', 'recovery_rows', 'PrunedState', 'start_state',
-           'Cut', 'Memo', 'make_cuts', 'Passes', 'Episode', 'check_fits', 'EpisodeBatch', 'PruningEnv',
+           'Cut', 'Memo', 'make_cuts', 'Passes', 'Episode', 'check_fits', 'EpisodeBatch', 'MixedBatch', 'PruningEnv',
            'PruningVectorEnv']
 
 # %% ../../nbs/3_published/02_environment.ipynb #c543304e
@@ -280,7 +280,7 @@ class Episode(Passes):
         probe: Tensor,         # (samples, features) rows on which activations are summarised
     ):
         super().__init__(network.architecture.depth, config.passes)
-        self.index, self.config, self.features = index, config, FeatureExtractor(probe)
+        self.index, self.data, self.config, self.features = index, data, config, FeatureExtractor(probe)
         self.original = self.state = start_state(network, data, config)
         self.cuts, self.keep = (), 1.0
         self.features.reset(network)
@@ -377,6 +377,47 @@ class EpisodeBatch:
         cuts = [e.plan(a) for e, a in zip(episodes, actions, strict=True)]
         make_cuts([c for c in cuts if c], self.data, self.config, self.cut_seed, self.memo)
         return [e.finish(c) for e, c in zip(episodes, cuts, strict=True)]
+
+# %% ../../nbs/3_published/02_environment.ipynb #d0773f49
+class MixedBatch:
+    "Networks of several data sets, around which episodes are played."
+
+    def __init__(
+        self,
+        networks: Sequence[DenseNetwork], # At least one
+        data: Sequence[PreparedData],     # Of each network; the same object for those of one data set
+        config: EnvConfig,                # The rules
+        seed: int,                        # Of everything random inside a step
+    ):
+        require(len(networks) == len(data), f"{len(networks)} networks need the data of each, got {len(data)}")
+        self.config, self.batches, members = config, {}, {}
+        for i, own in enumerate(data): members.setdefault(id(own), []).append(i)
+        for key, numbers in members.items():
+            own = data[numbers[0]]
+            self.batches[key] = EpisodeBatch([networks[i] for i in numbers], own, config, seed)
+        self.places = {i: (self.batches[key], k) for key, numbers in members.items() for k, i in enumerate(numbers)}
+
+    def start(
+        self,
+        index: int, # Number of the network
+    ) -> Episode:
+        "A new episode with one of the networks."
+        batch, place = self.places[index]
+        return batch.start(place)
+
+    def advance(
+        self,
+        episodes: Sequence[Episode], # None of them ended
+        actions: Sequence[int],      # One for each
+    ) -> list[float]:                # Rewards
+        "One step of each episode, those of a data set together."
+        rewards = dict.fromkeys(range(len(episodes)), 0.0)
+        for key, batch in self.batches.items():
+            mine = [i for i, e in enumerate(episodes) if id(e.data) == key]
+            if not mine: continue
+            paid = batch.advance([episodes[i] for i in mine], [actions[i] for i in mine])
+            rewards |= zip(mine, paid, strict=True)
+        return list(rewards.values())
 
 # %% ../../nbs/3_published/02_environment.ipynb #3327f216
 def _spaces(config: EnvConfig) -> tuple[spaces.Dict, spaces.Discrete]:
