@@ -383,7 +383,8 @@ def _compress(network, X, y, said: _Said, config: CompressConfig) -> list[Compre
     reference = _reference(case, False if agreement else said.seen, seed, clock.part(0.4))
     metric = case.metric if case.metric.relative else said.metric or case.given.task.metric
     judged = replace(config, metric=metric, confidence=_of_guard(config.confidence, reference))
-    found = compress_rows(reference.network, replace(case.rows, advance=reference.advance), judged, said.progress)
+    rows = replace(case.rows, advance=reference.advance, advance_error=reference.advance_error)
+    found = compress_rows(reference.network, rows, judged, said.progress)
     looked = [_looked_at(result, case, reference, about, constant) for result in found]
     return [_returned(result, case, reference, config) for result in looked]
 

@@ -182,6 +182,7 @@ class Reference:
     network: DenseNetwork     # The original, or its twin
     twin: bool = False        # Is it the twin?
     advance: float = 0.0      # Points that the original, with all rows to learn from, scores above the twin
+    advance_error: float = 0.0 # How sure that is: its standard error, in points
 
     def __str__(self) -> str:
         return "a twin of the network, trained without these rows" if self.twin else "the network"
@@ -196,20 +197,23 @@ def is_new(
     return in_errors(torch.cat(parts)) > 1.64
 
 # %% ../../nbs/5_compression/10_twins.ipynb #51b858b3
+_SPREAD = 1.2 # Points: deviation of what networks gain by the rows kept aside, beside what their candidates gain
+
+
 def advance_of(
     twin: nn.Module, # Trained on the rows to fit
     rows: Rows,      # Scored on those kept aside
     make_twin: Callable[[np.ndarray | None], nn.Module | None], # See `honest_reference`
     metric: str | Metric | Callable, # See `neon.methods.guard.get_metric`
     share: float = 0.7, # Of the rows to fit, for the second twin
-) -> float:          # Points, at least 0
+) -> tuple[float, float]: # Points, at least 0, and the standard error
     "What a network gains by the rows that the twin had to do without."
     second = make_twin(Deal().part(rows.fit.y, share, "second twin"))
-    if second is None: return 0.0
+    if second is None: return 0.0, _SPREAD
     held = rows.held
     step = paired_drop(metric, held.y, *(predict(n, held.x) for n in (twin, second)))
-    if step.points <= step.error: return 0.0
-    return 0.8*step.points*(1 - (step.error/step.points)**2)
+    weight = _SPREAD**2/(_SPREAD**2 + (0.8*step.error)**2)
+    return max(0.0, 0.8*weight*step.points), 0.8*step.error*weight**0.5
 
 # %% ../../nbs/5_compression/10_twins.ipynb #f36335f0
 def honest_reference(
@@ -226,7 +230,7 @@ def honest_reference(
     if twin is None: return Reference(network)
     gain = row_losses(predict(twin, held.x), held.y) - row_losses(predict(network, held.x), held.y)
     if not (seen or in_errors(gain) > 1.64): return Reference(network)
-    return Reference(twin, True, advance_of(twin, rows, make_twin, metric))
+    return Reference(twin, True, *advance_of(twin, rows, make_twin, metric))
 
 # %% ../../nbs/5_compression/10_twins.ipynb #d0c61fbe
 def train_on(

@@ -45,6 +45,7 @@ class Rows:
     name: str = "data"  # Of the data set
     weights: dict[str, Tensor] | None = None # Part -> (n,) what each row counts, above 0; None: all count alike
     advance: float = 0.0 # Points that the reference is taken to score more, see `neon.compression.twins`
+    advance_error: float = 0.0 # Its standard error, in points
 
     @property
     def held(self) -> Part:
@@ -322,7 +323,8 @@ class _Measure:
         part, before = self.part(c.tested_on)
         if c.tested_on == "compare": return c.drop, float(before.mean())
         after = self.values(c.tested_on, part, c.network)
-        return mean_drop(100*(before - after), self.metric), float(before.mean())
+        drop = mean_drop(100*(before - after), self.metric)
+        return replace(drop, error=math.hypot(drop.error, self.rows.advance_error)), float(before.mean())
 
 # %% ../../nbs/2_methods/01_contract.ipynb #f45d7581
 def quick_metric(
