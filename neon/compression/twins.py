@@ -197,7 +197,7 @@ def is_new(
     return in_errors(torch.cat(parts)) > 1.64
 
 # %% ../../nbs/5_compression/10_twins.ipynb #51b858b3
-_SPREAD = 1.2 # Points: deviation of what networks gain by the rows kept aside, beside what their candidates gain
+_SPREAD = 0.6 # Points: deviation of what networks gain by the rows kept aside, beside what their candidates gain
 
 
 def advance_of(
