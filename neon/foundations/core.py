@@ -4,37 +4,45 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'NeonError', 'require', 'seed_sequence', 'generator', 'torch_generator', 'Config', 'TrainingConfig',
-           'Protocol', 'get_protocol', 'atomic_write', 'write_text', 'write_json', 'write_csv', 'read_json',
-           'read_tensors', 'resolve_device', 'run_metadata', 'n_workers', 'single_thread', 'undisturbed', 'Clock',
-           'as_clock', 'repeat_in_workers', 'Workers', 'flush_denormals', 'fast_bfloat16']
+           'Protocol', 'get_protocol', 'temporary_name', 'remove_leftovers', 'atomic_write', 'locked', 'write_text',
+           'to_json', 'write_json', 'write_csv', 'parse_json', 'read_json', 'read_csv', 'read_tensors',
+           'resolve_device', 'run_metadata', 'n_workers', 'single_thread', 'undisturbed', 'Clock', 'as_clock',
+           'repeat_in_workers', 'Workers', 'flush_denormals', 'fast_bfloat16']
 
 # %% ../../nbs/1_foundations/00_core.ipynb #b251f765
 import contextlib
 import copy
 import dataclasses
+import glob
 import json
 import math
 import multiprocessing
 import os
 import pickle
 import platform
+import re
+import reprlib
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import typing
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
+from numbers import Integral, Real
 from pathlib import Path
+from types import UnionType
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -74,7 +82,7 @@ def torch_generator(
     device: str = "cpu", # Where the numbers are drawn
 ) -> torch.Generator:
     "PyTorch generator of the stream called `names`, on `device`."
-    state = int(seed_sequence(seed, *names).generate_state(1, np.uint64)[0] >> 1)
+    state = int(seed_sequence(seed, *names).generate_state(1, np.uint64)[0]) >> 1
     return torch.Generator(device=device).manual_seed(state)
 
 # %% ../../nbs/1_foundations/00_core.ipynb #0ac25672
@@ -83,6 +91,32 @@ def _read_value(field, value):
     nested = field.metadata.get("config")
     if nested and isinstance(value, dict): return nested.from_dict(value)
     return tuple(value) if isinstance(value, list) else value
+
+# %% ../../nbs/1_foundations/00_core.ipynb #328979dd
+_PLAIN = {int: (Integral, "a whole number"), float: (Real, "a number"), str: (str, "a text"),
+          bool: (bool | np.bool_, "true or false"), type(None): (type(None), "none")}
+
+
+def _fits(value, kind) -> bool:
+    "Has a value the type that its field is annotated with? Other types than plain ones are not looked at."
+    parts = typing.get_args(kind)
+    if isinstance(kind, UnionType): return any(_fits(value, part) for part in parts)
+    if typing.get_origin(kind) is tuple:
+        kinds = parts[:1]*len(value) if isinstance(value, tuple) and parts[1:] == (...,) else parts
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if isinstance(kind, type) and issubclass(kind, Config): return isinstance(value, kind | dict)
+    if kind not in _PLAIN: return True
+    return isinstance(value, _PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool))
+
+# %% ../../nbs/1_foundations/00_core.ipynb #4b41eade
+def _in_words(kind) -> str:
+    "A type as a user would say it."
+    parts = typing.get_args(kind)
+    if isinstance(kind, UnionType): return " or ".join(map(_in_words, parts))
+    if typing.get_origin(kind) is tuple:
+        each = f"{_in_words(parts[0]).removeprefix('a ')}s" if parts[0] in _PLAIN else "values"
+        return f"a list of {each}" if parts[1:] == (...,) else f"a list of {len(parts)} {each}"
+    return _PLAIN[kind][1] if kind in _PLAIN else "settings"
 
 # %% ../../nbs/1_foundations/00_core.ipynb #e418f0b9
 @dataclass(frozen=True)
@@ -98,11 +132,16 @@ class Config:
         cls,
         values: dict, # Setting -> value, as read from JSON; what is absent keeps its default
     ) -> "Config":
-        "Settings from a dictionary; unknown names are refused."
+        "Settings from a dictionary; unknown names and values of other types are refused."
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - set(fields))
+        require(isinstance(values, dict), f"{cls.__name__}: expected settings by name, got {reprlib.repr(values)}")
+        unknown = [name for name in values if name not in fields]
         if unknown: raise NeonError(f"unknown {cls.__name__} setting {unknown[0]!r}; there are {sorted(fields)}")
-        return cls(**{name: _read_value(fields[name], value) for name, value in values.items()})
+        values = {name: _read_value(fields[name], value) for name, value in values.items()}
+        for name, value in values.items():
+            require(_fits(value, fields[name].type), f"{cls.__name__} setting {name!r} must be "
+                    f"{_in_words(fields[name].type)}, got {reprlib.repr(value)}")
+        return cls(**values)
 
     def replace(
         self,
@@ -189,6 +228,53 @@ def get_protocol(
     return PROTOCOLS[name]
 
 # %% ../../nbs/1_foundations/00_core.ipynb #6a2a29cd
+_HOST = re.sub(r"[^0-9A-Za-z-]", "_", platform.node())[:40] or "host"
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.tmp(\.\w+)?")
+
+
+def temporary_name(
+    path: Path, # Of a file
+) -> Path:      # Beside it, hidden; no other process and no other machine uses it
+    "Where this process writes a file before it has its name."
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+
+# %% ../../nbs/1_foundations/00_core.ipynb #847ea61c
+def _lives(pid: int) -> bool:
+    "Is there such a process on this machine?"
+    if os.name != "posix": return True  # elsewhere there is no signal that only asks
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except (OSError, OverflowError): return True
+    return True
+
+
+def _abandoned(file: Path) -> bool:
+    "Is it the temporary file of a process that is no more?"
+    name = _TEMPORARY.fullmatch(file.name)
+    if not name: return False
+    if name["host"] == _HOST: return not _lives(int(name["pid"]))
+    try: return time.time() - file.stat().st_mtime > 86_400
+    except OSError: return False
+
+# %% ../../nbs/1_foundations/00_core.ipynb #d36ce488
+def remove_leftovers(
+    folder: str | Path,           # Where to look
+    pattern: str = "**/.*.tmp*",  # Of their names; "**/" looks at any depth
+) -> list[Path]:                  # What was removed
+    "Remove the temporary files of processes that are no more."
+    found = [file for file in Path(folder).glob(pattern) if _abandoned(file)]
+    for file in found:
+        with contextlib.suppress(OSError): file.unlink()
+    return found
+
+# %% ../../nbs/1_foundations/00_core.ipynb #afd6e275
+def _flush(path: Path) -> None:
+    "Have the system write a file to the disk now."
+    descriptor = os.open(path, os.O_RDWR)
+    try: os.fsync(descriptor)
+    finally: os.close(descriptor)
+
+# %% ../../nbs/1_foundations/00_core.ipynb #37898a7e
 @contextlib.contextmanager
 def atomic_write(
     path: str | Path, # Where the finished file shall stand; its folder is created
@@ -196,15 +282,34 @@ def atomic_write(
     "Write a file whole or not at all: into a temporary neighbour first, renamed at the end."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
+    remove_leftovers(path.parent, f".{glob.escape(path.name)}.*.tmp*")
     try:
         yield temporary
+        _flush(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise NeonError(f"cannot write {path}: {reason}; the previous version, if any, is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+# %% ../../nbs/1_foundations/00_core.ipynb #b886a2b3
+@contextlib.contextmanager
+def locked(
+    folder: str | Path,  # Whose files are read, changed and written; created if need be
+    patience: float = 60, # Seconds to wait for another process
+):
+    "One process at a time in the block, of those that lock the same folder."
+    folder = Path(folder)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError: raise NeonError(f"{folder} is not a folder that can be written to") from None
+    try: lock = FileLock(folder/".lock", timeout=patience).acquire()
+    except Timeout:
+        raise NeonError(f"another process has been changing {folder} for {patience:g} seconds; try again when it "
+                        "is done, or choose another folder") from None
+    except OSError as error: raise NeonError(f"cannot write to {folder}: {error.strerror or error}") from error
+    with lock: yield
 
 # %% ../../nbs/1_foundations/00_core.ipynb #08a572af
 def write_text(
@@ -220,12 +325,20 @@ def _as_text(value) -> str:
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else str(value)
 
 
+def to_json(
+    values: dict,              # Plain values; anything else is written as its text
+    indent: int | None = None, # Spaces per level; None: all in one line
+) -> str:
+    "A dictionary as JSON."
+    return json.dumps(values, indent=indent, default=_as_text)
+
+
 def write_json(
     path: str | Path, # The file; its folder is created
     values: dict,     # Plain values; anything else is written as its text
 ) -> None:
     "Write `values` as indented JSON, whole or not at all."
-    write_text(path, json.dumps(values, indent=2, default=_as_text) + "\n")
+    write_text(path, to_json(values, 2) + "\n")
 
 # %% ../../nbs/1_foundations/00_core.ipynb #0e184150
 def write_csv(
@@ -236,14 +349,40 @@ def write_csv(
     write_text(path, table.to_csv(index=False))
 
 # %% ../../nbs/1_foundations/00_core.ipynb #b2ab313a
+def parse_json(
+    text: str, # JSON
+    what: str, # What it is, for the error
+) -> dict:
+    "A dictionary from JSON; anything else is a `NeonError` that says why."
+    try: values = json.loads(text)
+    except RecursionError: raise NeonError(f"{what} is not JSON: it is nested too deeply") from None
+    except ValueError as error: raise NeonError(f"{what} is not JSON: {error}") from error
+    require(isinstance(values, dict), f"{what} holds {reprlib.repr(values)}, where values by name are expected")
+    return values
+
+
 def read_json(
     path: str | Path, # A file of `write_json`
 ) -> dict:
-    "Read a JSON file; one that is missing or damaged is a `NeonError`."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
+    "Read a JSON file; one that is missing, damaged or holds no dictionary is a `NeonError`."
+    try: text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise NeonError(f"{path} is not JSON: {error}") from error
+    except OSError as error: raise NeonError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error: raise NeonError(f"{path} is not JSON: {error}") from error
+    return parse_json(text, str(path))
+
+# %% ../../nbs/1_foundations/00_core.ipynb #f09724a3
+def read_csv(
+    path: str | Path, # A file of `write_csv`
+    **options,        # Of `pandas.read_csv`
+) -> pd.DataFrame:
+    "Read a csv file; one that is missing or damaged is a `NeonError`."
+    try: return pd.read_csv(path, encoding="utf-8", **options)
+    except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
+    except OSError as error: raise NeonError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error: # pandas has many ways to fail
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NeonError(f"{path} is not a readable csv: {reason}") from error
 
 # %% ../../nbs/1_foundations/00_core.ipynb #bf8d1e02
 def read_tensors(
@@ -257,8 +396,7 @@ def read_tensors(
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             require(key in metadata, f"its metadata has no {key!r}")
-            header = json.loads(metadata[key])
-            require(isinstance(header, dict), f"its {key!r} is no dictionary")
+            header = parse_json(metadata[key], f"its {key!r}")
             return header, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error: # a NeonError is a ValueError, and so is bad JSON
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -461,7 +599,8 @@ class Workers:
 
     def _start(self, setup: Callable, arguments: tuple, shared: tuple) -> None:
         "Start the processes; arguments go by way of a file, since a pool would keep them in memory once per process."
-        self.file = tempfile.NamedTemporaryFile(prefix="neon-")
+        remove_leftovers(tempfile.gettempdir(), ".neon-*.tmp")
+        self.file = tempfile.NamedTemporaryFile(prefix=".neon-", suffix=f".{_HOST}.{os.getpid()}.tmp")
         pickle.dump(_travelling(), self.file)
         pickle.dump(arguments, self.file)
         self.file.flush()
