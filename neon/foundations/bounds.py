@@ -50,7 +50,7 @@ def check_unfolded(
 
 # %% ../../nbs/1_foundations/00b_bounds.ipynb #52197427
 class _Things:
-    "What a pickle would have on its stack: containers, each a list of what is in it. All that is no container is one thing."
+    "What a pickle would have on its stack: containers, each a list of what is in it; all else is one leaf."
 
     def __init__(self):
         self.stack, self.marks, self.memory, self.containers, self.leaf = [], [], {}, [], []

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'NeonError', 'require', 'seed_sequence', 'generator', 'torch_generator', 'Config', 'TrainingConfig',
            'Protocol', 'get_protocol', 'temporary_name', 'remove_leftovers', 'atomic_write', 'locked', 'write_text',
-           'to_json', 'write_json', 'write_csv', 'parse_json', 'read_json', 'read_csv', 'read_tensors',
-           'resolve_device', 'run_metadata', 'n_workers', 'single_thread', 'undisturbed', 'Clock', 'as_clock',
-           'repeat_in_workers', 'Workers', 'flush_denormals', 'fast_bfloat16']
+           'to_json', 'write_json', 'write_csv', 'parse_json', 'read_json', 'read_csv', 'understood', 'read_tensors',
+           'check_shapes', 'resolve_device', 'run_metadata', 'n_workers', 'single_thread', 'undisturbed', 'Clock',
+           'as_clock', 'repeat_in_workers', 'Workers', 'flush_denormals', 'fast_bfloat16']
 
 # %% ../../nbs/1_foundations/00_core.ipynb #b251f765
 import contextlib
@@ -44,7 +44,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/1_foundations/00_core.ipynb #cc8cb4f8
 class NeonError(ValueError):
@@ -137,6 +137,9 @@ class Config:
         require(isinstance(values, dict), f"{cls.__name__}: expected settings by name, got {reprlib.repr(values)}")
         unknown = [name for name in values if name not in fields]
         if unknown: raise NeonError(f"unknown {cls.__name__} setting {unknown[0]!r}; there are {sorted(fields)}")
+        no_default = lambda f: f.default is f.default_factory is dataclasses.MISSING
+        absent = [name for name, f in fields.items() if no_default(f) and name not in values]
+        if absent: raise NeonError(f"{cls.__name__} needs the setting {absent[0]!r}")
         values = {name: _read_value(fields[name], value) for name, value in values.items()}
         for name, value in values.items():
             require(_fits(value, fields[name].type), f"{cls.__name__} setting {name!r} must be "
@@ -384,6 +387,19 @@ def read_csv(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise NeonError(f"{path} is not a readable csv: {reason}") from error
 
+# %% ../../nbs/1_foundations/00_core.ipynb #144150a3
+@contextlib.contextmanager
+def understood(
+    path: str | Path, # The file whose content is worked on in the block
+    what: str,        # What it should hold, for the error: "an agent", "a saved search"
+):
+    "Whatever goes wrong in the block is a `NeonError` that names the file."
+    try: yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, KeyError): reason = f"it has no {reason}"
+        raise NeonError(f"{path} does not hold {what}: {reason}") from error
+
 # %% ../../nbs/1_foundations/00_core.ipynb #bf8d1e02
 def read_tensors(
     path: str | Path, # A .safetensors file
@@ -392,15 +408,22 @@ def read_tensors(
 ) -> tuple[dict, dict[str, Tensor]]: # The header, and the tensors by name, on the CPU
     "Header and tensors of a checkpoint; a missing, damaged or foreign file is a `NeonError`."
     require(Path(path).exists(), f"{path} does not exist")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            require(key in metadata, f"its metadata has no {key!r}")
-            header = parse_json(metadata[key], f"its {key!r}")
-            return header, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error: # a NeonError is a ValueError, and so is bad JSON
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NeonError(f"{path} does not hold {what}: {reason}") from error
+    with understood(path, what), safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        require(key in metadata, f"its metadata has no {key!r}")
+        return parse_json(metadata[key], f"its {key!r}"), {name: file.get_tensor(name) for name in file.keys()}
+
+# %% ../../nbs/1_foundations/00_core.ipynb #0bd20e96
+def check_shapes(
+    build: Callable[[], nn.Module], # Makes the module that the header speaks of
+    tensors: dict[str, Tensor],     # By their names in its `state_dict`
+) -> None:
+    "Refuse tensors that are not a module's, without making one of its size."
+    with torch.device("meta"): expected = {name: tuple(t.shape) for name, t in build().state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    name = wrong[0] if wrong else ""
+    require(not wrong, f"{name!r} should have the shape {expected.get(name)}, and has {found.get(name)}")
 
 # %% ../../nbs/1_foundations/00_core.ipynb #cd3a9a7e
 def resolve_device(

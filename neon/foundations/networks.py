@@ -128,7 +128,8 @@ class Architecture(_Sizes, Config):
 # %% ../../nbs/1_foundations/02_networks.ipynb #ea9c3fea
 def _norms(names: Sequence[str], width: int, dropout: float) -> nn.Sequential:
     "The modules of `before` or `after`."
-    return nn.Sequential(*(nn.BatchNorm1d(width) if name == "batchnorm" else nn.Dropout(dropout) for name in names))
+    norm = lambda: nn.BatchNorm1d(width, dtype=torch.float32)
+    return nn.Sequential(*(norm() if name == "batchnorm" else nn.Dropout(dropout) for name in names))
 
 
 class DenseLayer(nn.Module):
@@ -142,7 +143,8 @@ class DenseLayer(nn.Module):
     ):
         super().__init__()
         self.before = _norms(layer.before, n_in, layer.dropout)
-        self.linear = nn.Linear(n_in, layer.width, bias=layer.bias) if linear is None else linear
+        fresh = lambda: nn.Linear(n_in, layer.width, bias=layer.bias, dtype=torch.float32)
+        self.linear = fresh() if linear is None else linear
         self.after = _norms(layer.after, layer.width, layer.dropout)
         self.activation, self.activation_text = make_activation(layer.activation), layer.activation
 

@@ -126,8 +126,8 @@ def check_learnt(
 ) -> None:
     "Refuse a network that has learnt another table of the same name."
     learnt = network_facts(path).get("data")
-    require(not learnt or not data.fingerprint or learnt == data.fingerprint,
-            f"{path} has learnt another table than the {data.name} of now; choose another folder, or put the table back")
+    require(not learnt or not data.fingerprint or learnt == data.fingerprint, f"{path} has learnt another table than "
+            f"the {data.name} of now; choose another folder, or put the old one back")
 
 
 def _check_folder(folder: Path, data: PreparedData) -> None:
