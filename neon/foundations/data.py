@@ -38,7 +38,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from .bounds import LARGEST, check_unfolded
-from .core import NeonError, Protocol, atomic_write, generator, get_protocol
+from .core import EXACT, NeonError, Protocol, as_numbers, atomic_write, generator, get_protocol
 from .core import repeat_in_workers, require, seed_sequence, write_text
 
 # %% ../../nbs/1_foundations/01_data.ipynb #f2b33677
@@ -434,7 +434,7 @@ def _first(mask) -> str:
 # %% ../../nbs/1_foundations/01_data.ipynb #692763d3
 def _numbers(column: pd.Series) -> np.ndarray:
     "A column as floats (float32 where that is exact), missing as NaN; other text and infinite values are refused."
-    values = pd.to_numeric(column, errors="coerce")
+    values = column if pd.api.types.is_numeric_dtype(column.dtype) else as_numbers(column)
     wrong = values.isna() & column.notna()
     if wrong.any():
         value = column[wrong].iloc[0]
@@ -533,6 +533,7 @@ def _labels_from_text(text: pd.Series) -> pd.Series:
     if present.isin(["True", "False"]).all(): return text.map({"True": True, "False": False})
     numbers = pd.to_numeric(present, errors="coerce")
     if numbers.isna().any(): return text
+    if pd.api.types.is_float_dtype(numbers.dtype): numbers = as_numbers(present)
     return numbers if len(present) == len(text) else numbers.reindex(text.index)
 
 # %% ../../nbs/1_foundations/01_data.ipynb #3070acc6
@@ -577,7 +578,8 @@ def _read_csv(path: Path, target: str | None) -> tuple[pd.DataFrame, pd.Series]:
     "Features and labels of a csv file; a first column without a name holds row names and is left out."
     names, separator = _csv_header(path)
     target = _target_column(names, target, path)
-    options = dict(sep=separator, skipinitialspace=True, encoding="utf-8-sig", header=0, names=names, index_col=False)
+    options = dict(sep=separator, skipinitialspace=True, encoding="utf-8-sig", header=0, names=names, index_col=False,
+                   **EXACT)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(path, na_values=["?"], low_memory=False, **options)

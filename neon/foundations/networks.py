@@ -555,5 +555,5 @@ def load_network(
         network.load_state_dict(weights)
     except (SafetensorError, OSError, RuntimeError, NeonError) as error:
         reason = str(error).splitlines()[0]
-        raise NeonError(f"{path} does not hold the weights of a {architecture} network: {reason}") from error
+        raise NeonError(f"{path} does not hold the weights of a {architecture!s:.60} network: {reason}") from error
     return network.eval()
