@@ -79,8 +79,8 @@ def looks_like_values(
 # %% ../../nbs/5_compression/09_tasks.ipynb #f40f6979
 def _labels(y: np.ndarray, n: int, classes: Sequence | None) -> tuple:
     "The classes in the order of the outputs."
-    require(not isinstance(classes, set | frozenset), f"classes are in the order of the outputs, and a set has no order, got "
-            f"{reprlib.repr(classes)}; give a list")
+    require(not isinstance(classes, set | frozenset), "classes are in the order of the outputs, and a set has no "
+            f"order, got {reprlib.repr(classes)}; give a list")
     if classes is not None: return tuple(classes)
     if y.ndim == 2: return tuple(range(n))
     present = np.unique(y)

@@ -28,7 +28,7 @@ from neon.foundations.core import (
     NeonError,
     TrainingConfig,
     Workers,
-    as_numbers,
+    exact_numbers,
     get_protocol,
     locked,
     n_workers,
@@ -314,7 +314,7 @@ def _checked_column(values: pd.Series, column: Column, source: str) -> pd.Series
     missing = values.isna() | (values.astype(str).str.strip() == "")
     if column.kind == "text": result, wrong = values.astype(str), missing
     else:
-        result = as_numbers(values)
+        result = exact_numbers(values)
         wrong = ~(np.isfinite(result) & (result >= column.low) & (result <= column.high)) & ~(missing & column.optional)
         if column.kind == "integer": wrong |= result != np.floor(result)
     for row in np.flatnonzero(wrong):

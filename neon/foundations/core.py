@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'EXACT', 'NeonError', 'require', 'seed_sequence', 'generator', 'torch_generator', 'Config',
            'TrainingConfig', 'Protocol', 'get_protocol', 'temporary_name', 'remove_leftovers', 'atomic_write', 'locked',
-           'write_text', 'to_json', 'write_json', 'write_csv', 'parse_json', 'read_json', 'as_numbers', 'read_csv',
+           'write_text', 'to_json', 'write_json', 'write_csv', 'parse_json', 'read_json', 'exact_numbers', 'read_csv',
            'understood', 'read_tensors', 'check_shapes', 'resolve_device', 'run_metadata', 'n_workers', 'single_thread',
            'undisturbed', 'Clock', 'as_clock', 'repeat_in_workers', 'Workers', 'flush_denormals', 'fast_bfloat16']
 
@@ -382,7 +382,7 @@ _OLD_PANDAS = int(pd.__version__.partition(".")[0]) < 3
 EXACT = {"float_precision": "round_trip"} if _OLD_PANDAS else {} # For `pandas.read_csv`
 
 
-def as_numbers(
+def exact_numbers(
     values: pd.Series, # Numbers, or texts
 ) -> pd.Series:        # float64, NaN where there is no number
     "Texts as the numbers that were written."

@@ -38,7 +38,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from .bounds import LARGEST, check_unfolded
-from .core import EXACT, NeonError, Protocol, as_numbers, atomic_write, generator, get_protocol
+from .core import EXACT, NeonError, Protocol, exact_numbers, atomic_write, generator, get_protocol
 from .core import repeat_in_workers, require, seed_sequence, write_text
 
 # %% ../../nbs/1_foundations/01_data.ipynb #f2b33677
@@ -434,7 +434,7 @@ def _first(mask) -> str:
 # %% ../../nbs/1_foundations/01_data.ipynb #692763d3
 def _numbers(column: pd.Series) -> np.ndarray:
     "A column as floats (float32 where that is exact), missing as NaN; other text and infinite values are refused."
-    values = column if pd.api.types.is_numeric_dtype(column.dtype) else as_numbers(column)
+    values = column if pd.api.types.is_numeric_dtype(column.dtype) else exact_numbers(column)
     wrong = values.isna() & column.notna()
     if wrong.any():
         value = column[wrong].iloc[0]
@@ -533,7 +533,7 @@ def _labels_from_text(text: pd.Series) -> pd.Series:
     if present.isin(["True", "False"]).all(): return text.map({"True": True, "False": False})
     numbers = pd.to_numeric(present, errors="coerce")
     if numbers.isna().any(): return text
-    if pd.api.types.is_float_dtype(numbers.dtype): numbers = as_numbers(present)
+    if pd.api.types.is_float_dtype(numbers.dtype): numbers = exact_numbers(present)
     return numbers if len(present) == len(text) else numbers.reindex(text.index)
 
 # %% ../../nbs/1_foundations/01_data.ipynb #3070acc6

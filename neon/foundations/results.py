@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .core import NeonError, as_numbers, generator, read_csv, require, write_csv
+from .core import NeonError, exact_numbers, generator, read_csv, require, write_csv
 
 # %% ../../nbs/1_foundations/05_results.ipynb #665e2332
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _refuse(values: pd.Series, wrong: pd.Series, column: Column, source: str) ->
 # %% ../../nbs/1_foundations/05_results.ipynb #9050b329
 def _numbers(values: pd.Series, column: Column, source: str) -> pd.Series:
     "The column as int64 or float64, every value finite and in range."
-    numbers = as_numbers(values)
+    numbers = exact_numbers(values)
     empty = values.isna() | (values.astype(str).str.strip() == "")
     missing = empty if column.optional else pd.Series(False, index=values.index)
     wrong = ~np.isfinite(numbers) | (numbers < column.low) | (numbers > column.high)

@@ -30,7 +30,7 @@ from sklearn.compose import ColumnTransformer
 from torch import Tensor, nn
 
 from ..foundations.bounds import LONGEST_PICKLE, check_pickle
-from ..foundations.core import NeonError, TrainingConfig, as_numbers, atomic_write, generator, get_protocol
+from ..foundations.core import NeonError, TrainingConfig, exact_numbers, atomic_write, generator, get_protocol
 from ..foundations.core import read_csv, require, write_text
 from ..foundations.data import Encoder, PreparedData, split_rows
 from ..foundations.networks import DenseNetwork, parse_network
@@ -381,7 +381,7 @@ def _csv_readings(path: Path) -> list[pd.DataFrame]:
 # %% ../../nbs/3_published/06_legacy.ipynb #1714fb67
 def _csv_numbers(path: Path, texts: pd.DataFrame) -> np.ndarray:
     "The cells as finite numbers, (rows, columns) float64."
-    numbers = texts.apply(as_numbers).to_numpy(dtype=np.float64)
+    numbers = texts.apply(exact_numbers).to_numpy(dtype=np.float64)
     for row, column in np.argwhere(~(np.abs(numbers) < 1e38)):
         raise NeonError(f"{path}, line {texts.index[row] + 1}: {texts.iloc[row, column]!r} is not a number below 1e38")
     return numbers

@@ -31,9 +31,24 @@ from tqdm import tqdm
 from ..compress import find_method
 from ..compression.export import latency
 from ..compression.planner import load_planner
-from ..foundations.core import Config, NeonError, Workers, as_numbers, generator, get_protocol, locked, read_csv
-from ..foundations.core import read_json, remove_leftovers, require, run_metadata, single_thread, temporary_name, write_csv
-from ..foundations.core import write_json
+from neon.foundations.core import (
+    Config,
+    NeonError,
+    Workers,
+    exact_numbers,
+    generator,
+    get_protocol,
+    locked,
+    read_csv,
+    read_json,
+    remove_leftovers,
+    require,
+    run_metadata,
+    single_thread,
+    temporary_name,
+    write_csv,
+    write_json,
+)
 from ..foundations.data import REGISTRY, PreparedData, load_dataset, prepare, table_name, whereabouts
 from ..foundations.networks import DenseNetwork, is_saved_network, load_network, save_network
 from ..foundations.results import Column, read_training
@@ -223,7 +238,7 @@ _ALLOWED = {"protocol": ("strict", "paper"), "reference": ("es", "trained"), "co
 def _checked(values: pd.Series, column: Column, source: str) -> pd.Series:
     "One column in its type; the first impossible value is a `NeonError`."
     if column.kind in ("integer", "number"):
-        result = as_numbers(values)
+        result = exact_numbers(values)
         wrong = ~(np.isfinite(result) & (result >= column.low) & (result <= column.high))
         if column.kind == "integer": wrong |= result != np.floor(result)
     else:
