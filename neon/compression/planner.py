@@ -637,7 +637,7 @@ def _visited(plan: PlanResult, network: DenseNetwork) -> Iterator[Candidate]:
 def _name(plan: PlanResult) -> str: return "".join(map(str, plan.actions))
 
 # %% ../../nbs/5_compression/01_planner.ipynb #243ac255
-@method("neon", label="NEON, frozen agent", family="ours", source="Frozen agent", plans=True)
+@method("neon", label="Neon planner", family="ours", source="Frozen agent", plans=True)
 def planned(
     network: DenseNetwork, # Of classes
     rows: Rows,            # The plan decides on the rows of comparison
@@ -650,7 +650,7 @@ def planned(
     for p in plans: yield from _visited(p, network)
 
 # %% ../../nbs/5_compression/01_planner.ipynb #aa7f5a16
-@method("neon_own", label="NEON, by its own margin", family="ours", source="Frozen agent, without the guard",
+@method("neon_own", label="Neon planner, own margin", family="ours", source="Frozen agent, without the guard",
         plans=True,
         guard={"margin": (CAUTIOUS.caution, CAUTIOUS.caution_share), "patience": 10**6})
 def planned_by_own_margin(
@@ -666,7 +666,8 @@ def planned_by_own_margin(
         for v in p.visits: yield Candidate(v.network, f"plan {_name(p)}", p.budget, "compare", v.drop)
 
 # %% ../../nbs/5_compression/01_planner.ipynb #fd83c052
-@method("neon_trained", label="NEON, then trained", family="ours", source="Frozen agent, then one training", plans=True)
+@method("neon_trained", label="Neon planner, then trained", family="ours", source="Frozen agent, then one training",
+        plans=True)
 def planned_then_trained(
     network: DenseNetwork, # Of classes
     rows: Rows,            # The plan decides on the rows of comparison

@@ -57,7 +57,7 @@ def agent_method(
 ) -> Method:
     "A trained agent as a method."
     propose = partial(_propose, agent=agent, env=env)
-    return Method("published", "NEON, published agent", propose, family="ours", source="Hirsch and Katz 2022")
+    return Method("published", "NEON (published agent)", propose, family="ours", source="Hirsch and Katz 2022")
 
 # %% ../../nbs/3_published/08_method.ipynb #b46ee1da
 def method_entry(
