@@ -3,8 +3,11 @@
 #   make run ARGS="--dataset wine"      arguments for the command
 #   make test PYTHON=python3.12         another interpreter (only while .venv does not exist yet)
 #   make study PROFILE=full             another profile of the folder workflow/profiles
-#   make run PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                                       the processor-only build of torch: a far smaller download on Linux
+#
+# TORCH_INDEX is asked for torch and for nothing else. With --extra-index-url (which PIP_ARGS could pass) pip would look for
+# *every* package in both places and take the highest version, so that whoever may upload to one of them decides about all.
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -16,6 +19,7 @@ BIN      := $(VENV)/bin
 PYTHON   ?=
 ARGS     ?=
 PIP_ARGS ?=
+TORCH_INDEX ?=
 RUN_DIR  ?= runs/digits
 WORKERS  ?= 2
 PROFILE  ?= quick
@@ -28,6 +32,7 @@ export MPLBACKEND ?= Agg
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-input -c constraints.txt $(PIP_ARGS)
+TORCH_FIRST = $(if $(TORCH_INDEX),$(PIP_INSTALL) --no-deps --index-url '$(TORCH_INDEX)' torch </dev/null,:)
 
 .PHONY: help run study test lab bench docs prepare clean install check lint notebooks pytest
 
@@ -87,11 +92,13 @@ pytest: $(VENV)/dev.stamp
 # `dev` holds all of `notebooks`, so its stamp counts for both.
 $(VENV)/dev.stamp: settings.ini setup.py constraints.txt | $(VENV)/bin/python
 	@echo 'installing Neon and its tools into $(VENV) (the first time takes minutes)'
+	@$(TORCH_FIRST)
 	@$(PIP_INSTALL) -e '.[dev]' </dev/null
 	@touch $(VENV)/notebooks.stamp $@
 
 $(VENV)/notebooks.stamp: settings.ini setup.py constraints.txt | $(VENV)/bin/python
 	@echo 'installing Neon into $(VENV) (the first time takes minutes)'
+	@$(TORCH_FIRST)
 	@$(PIP_INSTALL) -e '.[notebooks]' </dev/null
 	@touch $@
 

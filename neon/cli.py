@@ -8,12 +8,15 @@ __all__ = ['COMPRESS_TEXT', 'COMPRESS_EXAMPLES', 'HELP', 'ECOMP_HELP', 'STUDY_HE
 # %% ../nbs/9_command/00_cli.ipynb #957c2d8f
 import argparse
 import ast
+import contextlib
 import difflib
 import importlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -111,8 +114,8 @@ Many methods on the networks of several tables, one row per network, method and 
   neon study run --profile quick
 
 Tables come by name (neon data list), from the folder in the environment variable NEON_DATA, or by path.
-Exit status: 0 done, 1 it could not be done (the reason is on standard error), \
-2 the command line was not understood, 130 interrupted.
+Exit status: 0 done, 1 it could not be done, or only a part of it (the reason is on standard error), \
+2 the command line was not understood, 130 interrupted, 143 terminated.
 """
 
 # %% ../nbs/9_command/00_cli.ipynb #e9d9d177
@@ -173,6 +176,21 @@ def _fail(argv: Sequence[str], message: str, status: int = 1) -> int:
     print(f"neon: {message}", file=sys.stderr)
     return status
 
+# %% ../nbs/9_command/00_cli.ipynb #a08c66d8
+@contextlib.contextmanager
+def _ending() -> Iterator[None]:
+    "Inside the block the signals that end a process do so as Ctrl-C does; the first one counts."
+    def end(number: int, _frame) -> None:
+        for known in before: signal.signal(known, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+    main_thread = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if main_thread and hasattr(signal, name)]
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) == signal.SIG_DFL}
+    for number in before: signal.signal(number, end)
+    try: yield
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
+
 # %% ../nbs/9_command/00_cli.ipynb #bdc6801b
 def main(
     argv: Sequence[str] | None = None, # Words after `neon`; None: those of this process
@@ -180,11 +198,13 @@ def main(
     "The `neon` command."
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        _act(argv)
+        with _ending(): _act(argv)
         sys.stdout.flush()
         return 0
     except SystemExit as end: return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except KeyboardInterrupt: return _fail(argv, "interrupted; the same command goes on from where it stopped", 130)
+    except KeyboardInterrupt as end:
+        number = end.args[0] if end.args else signal.SIGINT
+        return _fail(argv, "interrupted; the same command goes on from where it stopped", 128 + number)
     except BrokenPipeError:                                             # e.g. `neon data list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -246,7 +266,7 @@ The table holds the features that the network takes, as numbers, and classes or 
 (or in the one that --target names).
 
 The network may be
-  .safetensors            with its .json beside it, as Neon saves it; or plain weights, with --activations
+  .safetensors            as Neon saves it; or plain weights, with --activations
   .pt, .pth               a state_dict, torch.save(model.state_dict(), "model.pt"), with --activations
   .onnx                   a chain of dense layers, as torch.onnx or sklearn-onnx export it
   .skops                  a fitted MLPClassifier or MLPRegressor of scikit-learn, or a pipeline that ends in one

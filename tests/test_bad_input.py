@@ -4,13 +4,13 @@ The table names every mistake that Neon promises to answer clearly; other tests 
 """
 import contextlib
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from neon.cli import main
@@ -50,6 +50,14 @@ def saved(folder: Path, change=lambda path: None) -> Path:
     "A saved network, damaged."
     save_network(small(), folder/"net")
     change(folder/"net.safetensors")
+    return folder/"net"
+
+
+def described(folder: Path, description: dict | None, beside: str = "") -> Path:
+    "Weights with this description in their header, and with that text beside them."
+    metadata = None if description is None else {"network": json.dumps(description)}
+    save_file(small().state_dict(), folder/"net.safetensors", metadata)
+    if beside: (folder/"net.json").write_text(beside)
     return folder/"net"
 
 
@@ -114,18 +122,19 @@ BAD = {
     "layers that branch": (lambda p: parse_network(Residual()), "layer 'add' .* does not simply follow|layer 'add'"),
     "no dense layer at all": (lambda p: parse_network(nn.Sequential(nn.Flatten())), "the network has no linear layer"),
     # Checkpoints
-    "no checkpoint": (lambda p: load_network(p/"net"), "net.json does not exist"),
+    "no checkpoint": (lambda p: load_network(p/"net"), "net.safetensors does not exist"),
     "checkpoint without weights": (lambda p: load_network(saved(p, Path.unlink)), "net.safetensors does not exist"),
     "truncated checkpoint": (lambda p: load_network(saved(p, truncate)),
-                             "net.safetensors does not hold the weights of a 4-5-3 network"),
+                             "net.safetensors does not hold the weights of a network: "),
     "foreign checkpoint": (lambda p: load_network(saved(p, lambda f: torch.save({"w": torch.ones(2)}, f))),
                            "does not hold the weights"),
-    "checkpoint of another network": (lambda p: load_network(saved(p, lambda f: shutil.copy(saved_twin(p), f))),
-                                      "does not hold the weights"),
-    "description that is not one": (lambda p: load_network(saved(p, lambda f: f.with_suffix(".json").write_text("{}"))),
-                                    "net.json does not describe a network: no 'architecture'"),
-    "description cut off": (lambda p: load_network(saved(p, lambda f: truncate(f.with_suffix(".json")))),
-                            "net.json is not JSON"),
+    "checkpoint of another network": (
+        lambda p: load_network(described(p, {"architecture": small(7).architecture.to_dict()})),
+        "net.safetensors does not hold the weights of a 7-5-3 network"),
+    "no description": (lambda p: load_network(described(p, None)), "net.safetensors holds no description"),
+    "description that is not one": (lambda p: load_network(described(p, {})),
+                                    "net.safetensors holds no description of a network: no 'architecture'"),
+    "description cut off": (lambda p: load_network(described(p, None, '{"archi')), "net.json is not JSON"),
     "no agent": (lambda p: load_agent(p/"agent.safetensors"), "agent.safetensors does not exist"),
     "truncated agent": (lambda p: load_agent(saved_agent(p, truncate)), "agent.safetensors does not hold an agent"),
     "foreign agent": (lambda p: load_agent(saved_agent(p, lambda f: f.write_text("hello"))),
@@ -163,11 +172,6 @@ class Residual(nn.Module):
 def written(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
-
-
-def saved_twin(folder: Path) -> Path:
-    save_network(small(7), folder/"twin")
-    return folder/"twin.safetensors"
 
 
 def template(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from neon.cli import main
 from neon.command import compress as command
 from neon.compression.export import to_onnx
 from neon.foundations.core import TrainingConfig, torch_generator
-from neon.foundations.networks import Architecture, Layer, build_network, load_network, save_network
+from neon.foundations.networks import Architecture, Layer, build_network, load_network, network_facts, save_network
 from neon.foundations.training import AnnealConfig, anneal, predict, train_networks
 
 COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())", "compress"]
@@ -61,9 +61,9 @@ def test_a_network_and_a_table_become_a_small_network(flowers, tmp_path):
         flowers/"net.safetensors", flowers/"train.csv", "--validation", flowers/"unseen.csv", "--budget", 3,
         "--no-agent", "--effort", 0.3, "--onnx", "--output", tmp_path/"out", "--seed", 1)
     assert done.returncode == 0, done.stderr
-    files = sorted(p.name for p in (tmp_path/"out").iterdir())
-    assert files == ["compression.png", "compression.svg", "config.json", "network.json", "network.onnx",
-                     "network.safetensors", "report.csv", "report.json"]
+    files = sorted(p.name for p in (tmp_path/"out").glob("[!.]*"))
+    assert files == ["compression.png", "compression.svg", "config.json", "network.onnx", "network.safetensors",
+                     "report.csv", "report.json"]
     report = json.loads((tmp_path/"out/report.json").read_text())
     small, large = load_network(tmp_path/"out/network"), load_network(flowers/"net")
     before, after = report["before"]["parameters"], report["after"]["parameters"]
@@ -74,7 +74,7 @@ def test_a_network_and_a_table_become_a_small_network(flowers, tmp_path):
 
     unseen = pd.read_csv(flowers/"unseen.csv")
     x = torch.tensor(unseen.iloc[:, :4].to_numpy(), dtype=torch.float32)
-    classes = json.loads((tmp_path/"out/network.json").read_text())["classes"]
+    classes = network_facts(tmp_path/"out/network")["classes"]
     answers = np.array(classes)[predict(small, x).argmax(1).numpy()]
     before = np.array(classes)[predict(large, x).argmax(1).numpy()]
     assert (answers == unseen.species).mean() >= (before == unseen.species).mean() - 0.06
@@ -209,7 +209,7 @@ def test_a_network_from_elsewhere_and_a_target_that_is_not_last(others, tmp_path
                 "--output", tmp_path/"out")
     assert done.returncode == 0, done.stderr
     small, first = load_network(tmp_path/"out/network"), pd.read_csv(others/"first.csv")
-    described = json.loads((tmp_path/"out/network.json").read_text())
+    described = network_facts(tmp_path/"out/network")
     x = torch.tensor(first.iloc[:, 1:].to_numpy(), dtype=torch.float32)
     answers = np.array(described["classes"])[predict(small, x).argmax(1).numpy()]
     assert small.architecture.n_params < 1900 and (answers == first.species).mean() > 0.85

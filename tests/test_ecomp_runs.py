@@ -26,7 +26,7 @@ from neon.ecomp.runs import (
     weightings_table,
 )
 from neon.foundations.core import NeonError, read_json, write_json
-from neon.foundations.networks import Architecture, Layer, build_network, load_network, save_network
+from neon.foundations.networks import Architecture, Layer, build_network, load_network, network_facts, save_network
 from neon.foundations.training import evaluate
 
 SMALL = EcompConfig("digits", hidden=(24, 16), parent_epochs=15, pop_size=8, generations=6)
@@ -50,7 +50,7 @@ def begun(finished, tmp_path):
     "A folder with the parent only."
     folder = tmp_path/"run"
     folder.mkdir()
-    for name in ("parent.safetensors", "parent.json"): shutil.copy(finished/name, folder)
+    shutil.copy(finished/"parent.safetensors", folder)
     return folder
 
 
@@ -129,7 +129,7 @@ def test_files_that_are_no_json(root, tmp_path):
     with pytest.raises(NeonError, match="half.json is not JSON"): read_original(tmp_path/"half.json")
     with pytest.raises(NeonError, match="none.json does not exist"): read_original(tmp_path/"none.json")
     write_json(tmp_path/"list.json", [1, 2])
-    with pytest.raises(NeonError, match="is not a result of EComp: it has no name"): read_original(tmp_path/"list.json")
+    with pytest.raises(NeonError, match="list.json holds .1, 2."): read_original(tmp_path/"list.json")
 
 
 # Settings
@@ -153,7 +153,7 @@ def test_names_of_layers():
     ({"hidden": ()}, "one width of at least 1 per layer"), ({"hidden": (3, 0)}, "one width"),
     ({"pop_size": 1}, "at least 2 members"), ({"seed": -1}, "seed must be"),
     ({"mutation_rate": 2.0}, "mutation_rate is a probability"),
-    ({"loss_weights": (1, 2)}, "weights are three numbers"), ({"parent_epochs": -1}, "parent_epochs must be"),
+    ({"loss_weights": (1, 2)}, "must be a list of 3 numbers"), ({"parent_epochs": -1}, "parent_epochs must be"),
     ({"preset": "neon", "batch_size": 50}, "evaluates on fixed rows"),
     ({"preset": "neon", "recombination_layers": ("output",)}, "layer by layer"),
 ])
@@ -191,10 +191,10 @@ def test_what_a_run_leaves(finished, data):
         assert evaluate(network, data.X_test, data.y_test) == row.test_accuracy
         assert network.architecture.n_params == row.n_params < row.parent_params
         assert "-".join(map(str, network.architecture.hidden_widths)) == row.hidden_widths
-    parent = read_json(finished/"parent.json")
+    parent = network_facts(finished/"parent")
     assert set(winners.parent_test_accuracy) == {parent["test_accuracy"]} and parent["source"] == "trained"
-    assert sorted(p.name for p in finished.iterdir()) == [
-        "config.json", "parent.json", "parent.safetensors", "records.csv", "results", "weights", "winners.csv"]
+    assert sorted(p.name for p in finished.glob("[!.]*")) == [
+        "config.json", "parent.safetensors", "records.csv", "results", "weights", "winners.csv"]
     assert list(weightings_table(winners).runs) == [2, 2]
 
 
@@ -270,7 +270,7 @@ def test_any_saved_network_may_be_the_parent(begun, data, tmp_path):
         train_parent(SMALL, data, begun, tmp_path/"other")
     with pytest.raises(NeonError, match=r"has the hidden widths \(20, 12, 8\), the settings say \(24, 16\)"):
         train_parent(SMALL, data, begun, tmp_path/"deep")
-    with pytest.raises(NeonError, match="nowhere.json does not exist"):
+    with pytest.raises(NeonError, match="nowhere.safetensors does not exist"):
         train_parent(SMALL, data, begun, tmp_path/"nowhere")
 
 

@@ -1,5 +1,6 @@
 "Networks from files of others: what is read computes the same; what is refused says what to do; nothing is run."
 import importlib.util
+import json
 import os
 import pickle
 import sys
@@ -113,6 +114,10 @@ def test_our_own(tmp_path):
         network, facts = read_model_file(tmp_path/name)
         assert torch.equal(network(ROWS), ours(ROWS)) and facts == {"classes": ["a", "b", "c"], "note": "mine"}
     assert "knows its activations; leave them out" in refusal(tmp_path/"net.safetensors", "tanh")
+    save_file(ours.state_dict(), tmp_path/"net.safetensors")                # as it was saved before: two files
+    (tmp_path/"net.json").write_text(json.dumps({"architecture": ours.architecture.to_dict(), "note": "mine"}))
+    network, facts = read_model_file(tmp_path/"net.safetensors")
+    assert torch.equal(network(ROWS), ours(ROWS)) and facts == {"note": "mine"}
     (tmp_path/"net.json").write_text("{")
     with pytest.raises(NeonError, match="net.json is not JSON"): read_model(tmp_path/"net.safetensors")
 

@@ -112,7 +112,7 @@ def test_other_settings_in_the_same_folder_are_refused(finished, monkeypatch, ca
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("neon: error: run holds a run with other settings (budget);")
-    assert (folder/"run.ipynb").read_bytes() == before and not list(folder.glob(".*"))
+    assert (folder/"run.ipynb").read_bytes() == before and not list(folder.glob(".*.tmp*"))
 
 
 def test_papermill_from_outside(finished, tmp_path, monkeypatch):

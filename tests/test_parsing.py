@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from neon.compression.export import to_onnx
 from neon.foundations.activations import make_activation, register_activation
-from neon.foundations.core import NeonError, TrainingConfig
+from neon.foundations.core import NeonError, TrainingConfig, to_json
 from neon.foundations.heads import dense_head
 from neon.foundations.networks import (
     Architecture,
@@ -21,6 +22,7 @@ from neon.foundations.networks import (
     Layer,
     build_network,
     load_network,
+    network_facts,
     parse_network,
     save_network,
     unwrap_module,
@@ -442,8 +444,8 @@ def test_an_activation_of_ones_own_is_kept(activation, tmp_path):
 def test_loading_says_what_to_register(tmp_path):
     network = build_network(Architecture(6, (Layer(5), Layer(3, "identity"))))
     save_network(network, tmp_path/"net")
-    description = tmp_path/"net.json"
-    description.write_text(description.read_text().replace('"relu"', '"sine_wave"'))
+    description = to_json(network_facts(tmp_path/"net")).replace('"relu"', '"sine_wave"')
+    save_file(network.state_dict(), tmp_path/"net.safetensors", {"network": description})
     with pytest.raises(NeonError, match=r"unknown activation 'sine_wave'.*register_activation\('sine_wave', factory\)"):
         load_network(tmp_path/"net")
     register_activation("sine_wave", SineWave)

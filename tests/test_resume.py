@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from neon.cli import main
+from neon.foundations import core
 from neon.foundations.core import read_json
+from neon.foundations.networks import network_facts
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="kills and counts processes the Linux way")
 
@@ -52,7 +54,12 @@ def kill_when(arguments: list[str], ready, whole_group: bool) -> int:
 
 def leave_rubbish(folder: Path, *names: str) -> None:
     "What a process leaves that is killed while it writes."
-    for name in names: (folder/f".{name}.4711.tmp").write_bytes(b"half a fi")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for name in names: (folder/f".{name}.{core._HOST}.{gone.pid}.tmp").write_bytes(b"half a fi")
+
+
+def rubbish(folder: Path) -> list[Path]: return list(folder.rglob("*.tmp*"))
 
 
 def tensors(path: Path) -> dict[str, bytes]:
@@ -78,7 +85,7 @@ def test_base_networks(uninterrupted, tmp_path):
     deadline = time.monotonic() + 20
     while living(group) and time.monotonic() < deadline: time.sleep(0.05)
     assert living(group) == [], "workers outlive their parent"
-    leave_rubbish(folder/"networks", "net_00.safetensors", "net_05.json", "index.json")
+    leave_rubbish(folder/"networks", "net_00.safetensors", "net_05.safetensors", "index.json")
     first = {p.name: p.stat().st_mtime_ns for p in (folder/"networks").glob("net_*.safetensors")}
 
     finish("networks", folder, workers=1)
@@ -87,8 +94,8 @@ def test_base_networks(uninterrupted, tmp_path):
     for i in range(6):
         name = f"networks/net_{i:02d}"
         assert tensors(folder/f"{name}.safetensors") == tensors(uninterrupted/f"{name}.safetensors")
-        assert read_json(folder/f"{name}.json") == read_json(uninterrupted/f"{name}.json")
-    assert read_json(index) == read_json(uninterrupted/"networks"/"index.json")
+        assert network_facts(folder/name) == network_facts(uninterrupted/name)
+    assert read_json(index) == read_json(uninterrupted/"networks"/"index.json") and not rubbish(folder)
 
 
 def test_agent(uninterrupted, tmp_path):
@@ -103,7 +110,7 @@ def test_agent(uninterrupted, tmp_path):
     finish("train", folder, workers=2)
     assert (folder/"training.csv").read_bytes() == (uninterrupted/"training.csv").read_bytes()
     assert tensors(folder/"agent.safetensors") == tensors(uninterrupted/"agent.safetensors")
-    assert not checkpoint.exists()
+    assert not checkpoint.exists() and not rubbish(folder)
 
 
 def test_half_a_checkpoint_is_refused_by_name(uninterrupted, tmp_path, capsys):

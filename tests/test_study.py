@@ -222,7 +222,7 @@ def test_dry_run_of_the_quick_profile_lists_the_jobs(root, tmp_path):
     assert done.returncode == 0, text
     counts = dict(re.findall(r"(?m)^(\w+) +(\d+)$", text.split("Job stats:")[1]))
     assert counts == {"agent": "3", "all": "1", "base": "1", "compress_00_00": "18", "curves": "1", "gather": "1",
-                      "latency": "1", "networks": "3", "total": "29"}
+                      "latency": "1", "networks": "3", "complete": "1", "total": "30"}
     quick = StudyConfig.from_dict(study_profile("quick"))
     notebooks = "runs/study_quick/notebooks"
     expected = {f"{notebooks}/{j.dataset}/{j.protocol}_{j.reference}/{j.method}_net_00_00.ipynb" for j in jobs(quick)}

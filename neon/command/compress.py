@@ -7,6 +7,7 @@ __all__ = ['result_folder', 'check_folder', 'compress_command']
 
 # %% ../../nbs/9_command/02_compress.ipynb #59f6473b
 import argparse
+import hashlib
 import sys
 import warnings
 from collections.abc import Sequence
@@ -43,14 +44,25 @@ def _settings(args: argparse.Namespace) -> dict:
     plain = lambda v: str(v) if isinstance(v, Path) else v
     return {name: plain(value) for name, value in vars(args).items() if name not in _ASIDE}
 
+# %% ../../nbs/9_command/02_compress.ipynb #62d73579
+def _files(args: argparse.Namespace) -> dict[str, str]:
+    "Path -> 32 hexadecimal digits, of the files that are read."
+    found = {}
+    for path in filter(None, (args.network, args.data, args.validation)):
+        file = next((p for p in (path, path.with_name(f"{path.name}.safetensors")) if p.is_file()), None)
+        if file is None: continue  # whoever reads it will say so
+        with open(file, "rb") as content: found[str(path)] = hashlib.file_digest(content, "sha256").hexdigest()[:32]
+    return found
+
 # %% ../../nbs/9_command/02_compress.ipynb #fdf8acd1
 def check_folder(
-    folder: Path,   # Where a result is to go
-    settings: dict, # That decide it
+    folder: Path,          # Where a result is to go
+    settings: dict,        # That decide it
+    files: dict[str, str], # Path -> hash, of those that are read
 ) -> None:
     "Refuse a folder that cannot be written to, or holds a result of other settings; nothing is written."
     require(not folder.exists() or folder.is_dir(), f"{folder} is not a folder that can be written to")
-    if (folder/"config.json").is_file(): claim_folder(folder, settings, "a result")
+    if (folder/"config.json").is_file(): claim_folder(folder, settings, "a result", tables=files)
     else: require(not (folder/"report.json").is_file(), f"{folder} holds a result whose settings are not known; "
                   "choose another folder or remove it")
 
@@ -100,11 +112,11 @@ def _warned(args: argparse.Namespace, network: DenseNetwork, classes: list | Non
     return results
 
 # %% ../../nbs/9_command/02_compress.ipynb #2ff63036
-def _save(args: argparse.Namespace, results: list[Compressed], folder: Path, facts: dict) -> dict:
+def _save(args: argparse.Namespace, results: list[Compressed], folder: Path, facts: dict, files: dict) -> dict:
     "All files of a result; its report."
     chosen = next(result for result in results if result.guard.budget == args.budget)
     if chosen.classes is not None: facts = {"classes": chosen.classes, **facts}
-    claim_folder(folder, _settings(args), "a result")
+    claim_folder(folder, _settings(args), "a result", tables=files)
     report = save_compressed(chosen, folder, **facts)
     if args.front: _save_front(results, folder, facts)
     save_figure(compression_figure(_distinct(results)), folder/"compression")
@@ -124,11 +136,11 @@ def compress_command(
     args: argparse.Namespace, # Of `neon compress`
 ) -> None:
     "Do what `neon compress` says."
-    folder = result_folder(args)
-    check_folder(folder, _settings(args))
+    folder, files = result_folder(args), _files(args)
+    check_folder(folder, _settings(args), files)
     network, facts = read_model_file(args.network, args.activations)
     results = _warned(args, network, facts.get("classes"))
-    report = _save(args, results, folder, facts)
+    report = _save(args, results, folder, facts, files)
     chosen = next(result for result in results if result.guard.budget == args.budget)
     print(f"{_headline(chosen)}\n")
     print(report_table(report).to_string(index=False), *chosen.explain(), sep="\n")

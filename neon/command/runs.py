@@ -21,15 +21,16 @@ from pathlib import Path
 import neon
 from ..cli import nearest_word
 from ..ecomp.runs import EcompConfig
-from ..foundations.core import NeonError, n_workers, read_json, require
+from ..foundations.core import NeonError, n_workers, read_json, require, temporary_name, write_text
 from ..foundations.data import load_dataset, table_name
-from ..foundations.networks import DenseNetwork
+from ..foundations.networks import DenseNetwork, network_facts
 from ..foundations.results import read_results, read_training, results_table
 from neon.published.runs import (
     RunConfig,
     evaluate_run,
     open_run,
     prepare_run,
+    remembered,
     run_networks,
     split_networks,
     train_run_agent,
@@ -67,13 +68,11 @@ def run_settings(
     kind: type = RunConfig,       # Or `EcompConfig`
 ) -> tuple[RunConfig | EcompConfig, Path]:
     "The settings of a run and its folder, from options, what the folder remembers, and defaults."
-    known = folder and (folder/"config.json").is_file()
-    remembered = read_json(folder/"config.json").get("config", {}) if known else {}
-    remembered.pop("device", None)
-    foreign = sorted(set(remembered) - {f.name for f in fields(kind)})
+    held = {name: value for name, value in (remembered(folder) if folder else {}).items() if name != "device"}
+    foreign = sorted(set(held) - {f.name for f in fields(kind)})
     require(not foreign, f"{folder} holds a run of another kind or version (its settings have {', '.join(foreign)}); "
             "choose another folder")
-    config = kind.from_dict({**(defaults or {}), **remembered, **given})
+    config = kind.from_dict({**(defaults or {}), **held, **given})
     return config, folder or default_folder(config)
 
 # %% ../../nbs/9_command/03_runs.ipynb #15e8979d
@@ -180,14 +179,14 @@ def run_template(
     check_parameters(parameters, template)
     logging.getLogger("papermill").setLevel(logging.ERROR)  # else it warns of parameters annotated `int | None`
     output.parent.mkdir(parents=True, exist_ok=True)
-    working, failed = output.with_name(f".{output.stem}.tmp.ipynb"), output.with_name(f"{output.stem}_failed.ipynb")
+    working = Path(f"{temporary_name(output)}.ipynb")  # papermill wants such an ending
+    failed = output.with_name(f"{output.stem}_failed.ipynb")
     try:
         notebook = papermill.execute_notebook(
             str(template), str(working), parameters, kernel_name="python3", progress_bar=False,
             stderr_file=sys.stderr, kernel_manager_class=_kernel_manager(), coalesce_streams=True)
         _tidy(notebook)
-        nbformat.write(notebook, working)
-        os.replace(working, output)
+        write_text(output, nbformat.writes(notebook) + "\n")
         failed.unlink(missing_ok=True)
         return _shown(notebook)
     except KeyboardInterrupt:
@@ -249,7 +248,7 @@ def _start(args: argparse.Namespace) -> tuple:
     require(args.command != "evaluate" or agent.is_file(),
             f"there is no trained agent at {agent}; run `neon train` with the same options first")
     data, workers = prepare_run(config, args.workers)
-    open_run(config, folder)
+    open_run(config, folder, data)
     return config, folder, data, workers, run_networks(config, data, folder, workers)
 
 # %% ../../nbs/9_command/03_runs.ipynb #eaf2b232
@@ -258,8 +257,8 @@ def networks_command(
 ) -> None:
     "Do what `neon networks` says."
     config, folder, _, _, networks = _start(args)
-    files = [folder/"networks"/f"net_{i:02d}.json" for i in range(config.n_networks)]
-    accuracy = [read_json(file)["validation_accuracy"] for file in files]
+    files = [folder/"networks"/f"net_{i:02d}" for i in range(config.n_networks)]
+    accuracy = [network_facts(file)["validation_accuracy"] for file in files]
     sizes = [network.architecture.n_params for network in networks]
     print(f"{config.n_networks} base networks of {min(sizes):,} to {max(sizes):,} parameters, "
           f"validation accuracy {min(accuracy):.1%} to {max(accuracy):.1%}, in {folder/'networks'}")

@@ -17,8 +17,9 @@ import neon
 from ..cli import nearest_word
 from .runs import find_template, given_settings, run_template
 from ..compress import all_methods
-from ..foundations.core import n_workers, read_json, require
+from ..foundations.core import NeonError, n_workers, read_json, require
 from ..foundations.data import load_dataset
+from ..published.runs import remembered
 from neon.study.jobs import (
     StudyConfig,
     base_models,
@@ -29,6 +30,7 @@ from neon.study.jobs import (
     latencies,
     learning_curves,
     run_study,
+    unfinished,
 )
 
 # %% ../../nbs/9_command/05_study.ipynb #0266c601
@@ -38,7 +40,10 @@ def _read_profile(path: Path) -> dict:
     require(importlib.util.find_spec("yaml") is not None,
             "reading yaml needs PyYAML; pip install 'neon-compression[study]'")
     import yaml
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try: return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise NeonError(f"{path} is not YAML that can be read: {reason}") from error
 
 # %% ../../nbs/9_command/05_study.ipynb #c3f10fe9
 def study_profile(
@@ -62,9 +67,7 @@ def study_settings(
     "The settings of a study and its folder."
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in given_settings(args, StudyConfig).items()}
     folder = args.output_dir or Path("runs")/"study"
-    known = (folder/"config.json").is_file()
-    remembered = read_json(folder/"config.json").get("config", {}) if known else {}
-    return StudyConfig.from_dict({**remembered, **study_profile(args.profile), **given}), folder
+    return StudyConfig.from_dict({**remembered(folder), **study_profile(args.profile), **given}), folder
 
 # %% ../../nbs/9_command/05_study.ipynb #1a97bc18
 def study_state(
@@ -101,6 +104,13 @@ def _study_list(config: StudyConfig, folder: Path, args: argparse.Namespace) -> 
     table = study_state(config, folder)
     print(table.to_string(index=False) if len(table) else "no jobs: no methods are named")
 
+# %% ../../nbs/9_command/05_study.ipynb #00969596
+def _require_all(config: StudyConfig, folder: Path) -> None:
+    "Everything that was asked for must be there."
+    missing = unfinished(config, folder)
+    one = f"{missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}" if missing else ""
+    require(not missing, f"not everything is done: {one}; why stands in {folder/'failures'}, --retry tries it again")
+
 # %% ../../nbs/9_command/05_study.ipynb #f1df8243
 @_action
 def _study_run(config: StudyConfig, folder: Path, args: argparse.Namespace) -> None:
@@ -108,6 +118,7 @@ def _study_run(config: StudyConfig, folder: Path, args: argparse.Namespace) -> N
         for name in config.available(): load_dataset(name)
     run_study(config, folder, n_workers(args.workers), retry=args.retry)
     _study_gather(config, folder, args)
+    _require_all(config, folder)
 
 # %% ../../nbs/9_command/05_study.ipynb #8250adb5
 def _command_line(args: argparse.Namespace) -> str:
@@ -153,3 +164,4 @@ def _study_notebook(config: StudyConfig, folder: Path, args: argparse.Namespace)
     values |= {"output_dir": str(folder), "workers": n_workers(args.workers), "retry": args.retry}
     for text in run_template(find_template("study"), values, notebook): print(text)
     print(f"\nThe executed notebook is {notebook}")
+    _require_all(config, folder)

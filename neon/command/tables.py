@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..foundations.core import require
+from ..foundations.core import exact_numbers, require
 from ..foundations.data import REGISTRY, data_card, load_dataset, measured_facts, read_table, whereabouts
 from ..foundations.networks import DenseNetwork
 
@@ -51,8 +51,7 @@ def data_command(
 # %% ../../nbs/9_command/01_tables.ipynb #65e8006b
 def _targets(y: pd.Series, values: bool, path: str | Path) -> np.ndarray:
     "Values as numbers; labels as numbers where all are whole numbers, else as text."
-    numbers = pd.to_numeric(y.astype("string"), errors="coerce").astype("Float64")
-    numbers = numbers.to_numpy(dtype=float, na_value=np.nan)
+    numbers = exact_numbers(y.astype("string")).to_numpy()
     whole = np.isfinite(numbers).all() and (numbers == np.round(numbers)).all()
     if not values: return numbers.astype(np.int64) if whole else y.astype("string").to_numpy(dtype=object).astype(str)
     bad = np.flatnonzero(~np.isfinite(numbers))

@@ -562,7 +562,7 @@ def report_table(
 # %% ../../nbs/5_compression/03_export.ipynb #e01d2c27
 def save_compressed(
     result,             # What `compress` returns for one budget
-    folder: str | Path, # Receives network.safetensors, network.json, report.json and report.csv
+    folder: str | Path, # Receives network.safetensors, report.json and report.csv
     **facts,            # Plain values to keep in the network's description, e.g. classes=[...]
 ) -> dict:              # The report
     "Save the network and its report."

@@ -9,6 +9,7 @@ __all__ = ['read_model_file', 'read_model']
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .export import from_sklearn, is_sklearn_network
-from ..foundations.core import NeonError, read_json, require
-from ..foundations.networks import DenseLayer, DenseNetwork, Layer, load_network, parse_network
+from ..foundations.bounds import LONGEST_PICKLE, check_pickle, check_unfolded
+from ..foundations.core import NeonError, require
+from ..foundations.networks import DenseLayer, DenseNetwork, Layer, load_network, network_facts, parse_network
+from ..foundations.networks import read_description
 
 # %% ../../nbs/5_compression/06_files.ipynb #6a01e9cf
 @dataclass(frozen=True)
@@ -202,12 +205,29 @@ def _activation(name: str) -> nn.Module:
     "The module of a name such as `Layer` takes."
     return DenseLayer(Layer(1, name), 1).activation
 
+# %% ../../nbs/5_compression/06_files.ipynb #f20153bf
+def _check_pickles(path: Path) -> None:
+    "Refuse a file of PyTorch whose pickles would build something too deep or too large; see `check_pickle`."
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if not entry.filename.endswith(".pkl"): continue
+                require(entry.file_size <= LONGEST_PICKLE, "its pickle is absurdly long")
+                check_pickle(archive.read(entry))
+        return
+    with open(path, "rb") as file: content, start = file.read(5*LONGEST_PICKLE), 0
+    for _ in range(5):  # before PyTorch 1.6: magic number, version, machine, objects, names of the numbers
+        if start < len(content): start += check_pickle(content[start:start + LONGEST_PICKLE])
+
 # %% ../../nbs/5_compression/06_files.ipynb #34d95a79
 _SAVE = 'save its weights, torch.save(model.state_dict(), "model.pt"), and name the activations; or '
 
 
 def _torch_weights(path: Path) -> dict[str, Tensor]:
     "The tensors of a file of PyTorch."
+    try: _check_pickles(path)
+    except NeonError as error: raise NeonError(f"{error}; {_SAVE}{_WAY_OUT}") from None
+    except Exception as error: raise NeonError(f"it is no file of PyTorch, or damaged ({error})") from None
     try:
         with warnings.catch_warnings():  # PyTorch's own words on TorchScript
             warnings.simplefilter("ignore")
@@ -219,7 +239,9 @@ def _torch_weights(path: Path) -> dict[str, Tensor]:
         raise NeonError(f"it is damaged ({str(error).splitlines()[0].partition('. ')[0]})") from None
     except (EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         raise NeonError(f"it is no file of PyTorch, or damaged ({type(error).__name__}: {error})") from None
-    return _state_dict(found)
+    weights, most = _state_dict(found), 2*path.stat().st_size
+    require(sum(t.numel()*t.element_size() for t in weights.values()) <= most, "its tensors are larger than the file")
+    return weights
 
 # %% ../../nbs/5_compression/06_files.ipynb #630a3099
 def _state_dict(found) -> dict[str, Tensor]:
@@ -482,14 +504,14 @@ def _weights_reader(read: Callable[[Path], dict]) -> Callable:
 # %% ../../nbs/5_compression/06_files.ipynb #48732e86
 def _read_own(path: Path) -> tuple[DenseNetwork, dict]:
     "A network that Neon saved, and what is kept with it."
-    facts = read_json(path.with_suffix(".json"))
-    return load_network(path.with_suffix("")), {k: v for k, v in facts.items() if k != "architecture"}
+    return load_network(path), {k: v for k, v in network_facts(path).items() if k != "architecture"}
 
 
 def _described(path: Path) -> bool:
-    "Is there a description of ours beside a file?"
-    beside = path.with_suffix(".json")
-    return path.suffix == ".safetensors" and beside.is_file() and "architecture" in (read_json(beside) or ())
+    "Has a file a description of ours, in it or beside it?"
+    if path.suffix != ".safetensors": return False
+    try: return "architecture" in read_description(path)
+    except NeonError: return path.with_suffix(".json").is_file()  # its reader will say what is wrong
 
 # %% ../../nbs/5_compression/06_files.ipynb #9860a76f
 _READERS = {".safetensors": _weights_reader(_safetensors_weights),
@@ -518,8 +540,13 @@ def read_model_file(
     require(path.suffix in known, f"cannot read {path}: expected one of {', '.join(known)}; {_WAY_OUT}")
     telling = _read_own if _described(path) else _TELLING.get(path.suffix)
     require(telling is None or activations is None, f"{path} knows its activations; leave them out")
-    try: return telling(path) if telling else _READERS[path.suffix](path, activations)
+    try:
+        check_unfolded(path)
+        return telling(path) if telling else _READERS[path.suffix](path, activations)
     except NeonError as error: raise NeonError(f"cannot read {path}: {error}") from None
+    except Exception as error: # whatever a damaged file makes of a library
+        reason = (str(error).splitlines() or [""])[0]
+        raise NeonError(f"cannot read {path}: it is damaged ({type(error).__name__}: {reason})") from error
 
 # %% ../../nbs/5_compression/06_files.ipynb #e6b5c673
 def read_model(

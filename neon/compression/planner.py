@@ -38,8 +38,8 @@ from neon.compression.planning import (
     advance,
     overrun,
 )
-from ..foundations.core import Clock, Config, NeonError, atomic_write, generator, read_tensors, require
-from ..foundations.core import torch_generator
+from ..foundations.core import Clock, Config, atomic_write, check_shapes, generator, read_tensors, require
+from ..foundations.core import torch_generator, understood
 from ..foundations.networks import DenseNetwork
 from ..methods.contract import Candidate, MethodConfig, Rows, judge, method, restore_output
 from ..methods.guard import Guard
@@ -446,14 +446,13 @@ def load_planner(
     path = Path(shipped) if str(name) == "generic" else Path(name)
     header, tensors = read_tensors(path, "neon", "a generic agent")
     weights = {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
-    try:
+    with understood(path, "a generic agent"):
         config, plan = PlannerConfig.from_dict(header["config"]), PlanConfig.from_dict(header["plan"])
-        agent = Planner(config, plan, header["seed"])
+        check_shapes(lambda: PlannerPolicy(config.hidden, config.measured), weights)
+        agent = Planner(config, plan, int(header["seed"]))
         agent.policy.load_state_dict(weights)
-        agent.log, resumable = header["log"], header["resumable"]
-    except (KeyError, RuntimeError, NeonError) as error:
-        raise NeonError(f"{path} does not hold a generic agent: {str(error).splitlines()[0]}") from error
-    if resumable and any(k.startswith("adam.") for k in tensors): _restore(agent, tensors)
+        agent.log = list(header["log"])
+        if header["resumable"] and any(k.startswith("adam.") for k in tensors): _restore(agent, tensors)
     known = ("config", "plan", "log", "seed", "resumable")
     agent.facts = {k: v for k, v in header.items() if k not in known}
     return agent

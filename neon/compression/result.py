@@ -69,7 +69,7 @@ class _Leaving:
         self,
         folder: str | Path, # Created if need be
     ) -> None:
-        "Write network.safetensors, network.json, report.csv and report.json."
+        "Write network.safetensors, report.csv and report.json."
         save_compressed(self, folder, **({} if self.classes is None else {"classes": self.classes}))
 
     def to_onnx(

@@ -8,6 +8,7 @@ __all__ = ['as_targets', 'guess_kind', 'looks_like_values', 'understand_task', '
 
 # %% ../../nbs/5_compression/09_tasks.ipynb #e507637d
 import difflib
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -78,6 +79,8 @@ def looks_like_values(
 # %% ../../nbs/5_compression/09_tasks.ipynb #f40f6979
 def _labels(y: np.ndarray, n: int, classes: Sequence | None) -> tuple:
     "The classes in the order of the outputs."
+    require(not isinstance(classes, set | frozenset), "classes are in the order of the outputs, and a set has no "
+            f"order, got {reprlib.repr(classes)}; give a list")
     if classes is not None: return tuple(classes)
     if y.ndim == 2: return tuple(range(n))
     present = np.unique(y)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..foundations.core import Config, atomic_write, flush_denormals, generator, read_tensors, require
+from ..foundations.core import Config, atomic_write, flush_denormals, generator, read_tensors, require, understood
 from neon.ecomp.published import (
     CRITERIA,
     Individual,
@@ -546,9 +546,15 @@ def load_evolution(
 ) -> Evolution:
     "The state of a search, as saved."
     header, tensors = read_tensors(path, "evolution", "a saved search")
-    plain = json.loads(json.dumps(facts))
-    differing = sorted(k for k in {*facts, *header["facts"]} if plain.get(k) != header["facts"].get(k))
+    plain, theirs = json.loads(json.dumps(facts)), header.get("facts")
+    require(isinstance(theirs, dict), f"{path} does not hold a saved search: it has no 'facts'")
+    differing = sorted(k for k in {*facts, *theirs} if plain.get(k) != theirs.get(k))
     require(not differing, f"{path} is of another search: {', '.join(differing)} differ")
+    with understood(path, "a saved search"): return _state(header, tensors)
+
+
+def _state(header: dict, tensors: dict[str, Tensor]) -> Evolution:
+    "The state in a file."
     known = {k: _individual(tensors, k, header["sources"][k]) for k in {*header["population"], *header["archive"]}}
     scores = lambda columns: None if columns is None else Scores(**{k: np.array(v) for k, v in columns.items()})
     population, archive = ([known[k] for k in header[name]] for name in ("population", "archive"))

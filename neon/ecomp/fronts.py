@@ -24,21 +24,20 @@ from neon.foundations.core import (
     TrainingConfig,
     Workers,
     get_protocol,
-    read_json,
+    read_csv,
     require,
-    run_metadata,
     seed_sequence,
     torch_generator,
     write_csv,
-    write_json,
 )
-from ..foundations.data import PreparedData, load_dataset, prepare
+from ..foundations.data import PreparedData, fingerprint, load_dataset, prepare
 from .published import uniform_share
 from .evolution import PRESETS, Evolution, EvolutionConfig, evolve
 from ..foundations.networks import Architecture, DenseNetwork, Layer, build_network, load_network, save_network
 from ..foundations.surgery import elimination_importance, l1_importance, most_important, refit_units, slice_units
 from ..foundations.surgery import spread_importance
 from ..foundations.training import Prefix, evaluate, train_stack
+from ..published.runs import claim_folder
 
 # %% ../../nbs/4_ecomp/05_fronts.ipynb #70857be9
 def dense_parent(
@@ -255,7 +254,7 @@ def _study_data(context: tuple, seed: int) -> tuple[PreparedData, DenseNetwork]:
     if seed not in known:
         known.clear()
         data, file = prepare(load_dataset(config.dataset), config.protocol(), seed), folder/"parents"/f"seed_{seed}"
-        if not file.with_suffix(".json").exists():
+        if not file.with_suffix(".safetensors").exists():
             save_network(dense_parent(data, config.hidden, config.training(), seed), file)
         known[seed] = data, load_network(file)
     return known[seed]
@@ -313,15 +312,11 @@ def run_fronts(
     progress: bool = True, # Show a bar over tasks?
 ) -> pd.DataFrame:         # Columns `EQUAL_SIZE_COLUMNS`, also in fronts.csv
     "Do what is not yet done of a study, and gather its entries."
-    folder = Path(folder)
-    claim = folder/"config.json"
-    if claim.exists():
-        require(read_json(claim)["config"] == config.to_dict() | {"hidden": list(config.hidden)},
-                f"{folder} holds a study with other settings; choose another folder or remove it")
-    else: write_json(claim, run_metadata(config=config.to_dict()))
+    dataset = load_dataset(config.dataset)
+    folder = claim_folder(folder, config.to_dict(), "a study", tables={dataset.name: fingerprint(dataset)})
     todo = [task for task in config.tasks() if not _task_file(folder, task).exists()]
     with Workers(workers, _study_setup, config, str(folder)) as pool:
         for _ in tqdm(pool.map(_study_task, todo), config.dataset, len(todo), disable=not progress): pass
-    table = pd.concat([pd.read_csv(_task_file(folder, task)) for task in config.tasks()], ignore_index=True)
+    table = pd.concat([read_csv(_task_file(folder, task)) for task in config.tasks()], ignore_index=True)
     write_csv(folder/"fronts.csv", table)
     return table

@@ -28,9 +28,13 @@ from neon.foundations.core import (
     NeonError,
     TrainingConfig,
     Workers,
+    exact_numbers,
     get_protocol,
+    locked,
     n_workers,
+    read_csv,
     read_json,
+    remove_leftovers,
     require,
     run_metadata,
     seed_sequence,
@@ -46,6 +50,7 @@ from .evolution import Evolution, EvolutionConfig, evolve, get_preset
 from ..foundations.networks import Architecture, DenseNetwork, Layer, build_network, load_network, save_network
 from ..foundations.results import Column
 from ..foundations.training import evaluate, train_stack
+from ..published.runs import same_tables
 
 # %% ../../nbs/4_ecomp/04_runs.ipynb #899c91a1
 def layer_names(
@@ -143,31 +148,39 @@ def _held(folder: str | Path) -> dict:
     "What a folder remembers; nothing where it holds nothing."
     file = Path(folder)/"config.json"
     held = read_json(file) if file.is_file() else {}
-    require(not held or "experiments" in held, f"{folder} holds a run of another kind; choose another folder")
+    known = isinstance(held.get("experiments"), dict) and isinstance(held.get("config"), dict)
+    require(not held or known, f"{folder} holds a run of another kind; choose another folder")
     return held
+
+# %% ../../nbs/4_ecomp/04_runs.ipynb #9327d96d
+def _known_weights(held: dict, experiments: dict[str, Sequence[float]], folder: Path) -> dict[str, list[float]]:
+    "Name -> weights, of the experiments that the folder knows and those of now; other weights are refused."
+    known = dict(held.get("experiments", {}))
+    for name, weights in experiments.items():
+        old = tuple(known.setdefault(name, [float(w) for w in weights]))
+        require(old == tuple(weights), f"the experiment {name} in {folder} has weights {weights_text(old)}, "
+                f"not {weights_text(weights)}; choose another name or folder")
+    return known
 
 # %% ../../nbs/4_ecomp/04_runs.ipynb #44c81e6c
 def open_experiments(
     config: EcompConfig,                     # Settings; the weights are those of the experiments
     experiments: dict[str, Sequence[float]], # Name -> weights, of those about to run
     folder: str | Path,                      # Created if need be
+    data: PreparedData | None = None,        # Of the runs; None: its table is not looked at
 ) -> Path:
-    "Claim a folder for some settings and experiments, or find it claimed by the same."
-    folder = Path(folder)
-    held, ours = _held(folder), json.loads(json.dumps(config.replace(loss_weights=None).to_dict()))
-    theirs = held.get("config", ours)
-    differing = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
-    require(not differing, f"{folder} holds runs with other settings ({', '.join(differing)}); "
-            "choose another folder or remove it")
-    known = dict(held.get("experiments", {}))
-    for name, weights in experiments.items():
-        old = tuple(known.setdefault(name, [float(w) for w in weights]))
-        require(old == tuple(weights), f"the experiment {name} in {folder} has weights {weights_text(old)}, "
-                f"not {weights_text(weights)}; choose another name or folder")
-    if known == held.get("experiments"): return folder
-    try: write_json(folder/"config.json", {**(held or run_metadata(config=ours)), "experiments": known})
-    except (NotADirectoryError, FileExistsError):
-        raise NeonError(f"{folder} is not a folder that can be written to") from None
+    "Claim a folder for some settings, experiments and a table, or find it claimed by the same."
+    folder, tables = Path(folder), {} if data is None else {data.name: data.fingerprint}
+    with locked(folder):
+        held, ours = _held(folder), json.loads(json.dumps(config.replace(loss_weights=None).to_dict()))
+        theirs = held.get("config", ours)
+        differing = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+        require(not differing, f"{folder} holds runs with other settings ({', '.join(differing)}); "
+                "choose another folder or remove it")
+        claims = {"experiments": _known_weights(held, experiments, folder), "tables": same_tables(held, tables, folder)}
+        if held: remove_leftovers(folder)
+        if any(held.get(name) != value for name, value in claims.items()):
+            write_json(folder/"config.json", {**(held or run_metadata(config=ours)), **claims})
     return folder
 
 # %% ../../nbs/4_ecomp/04_runs.ipynb #d2f11651
@@ -203,6 +216,27 @@ def check_parent(
     require(config.emb_layers is None or all(layer.activation != "identity" for layer in a.layers[:-1]),
             f"{source} has linear layers, which are not compared: leave emb_layers out")
 
+# %% ../../nbs/4_ecomp/04_runs.ipynb #fd58f065
+def _kept_parent(config: EcompConfig, data: PreparedData, file: Path) -> DenseNetwork:
+    "The parent of a folder."
+    saved = load_network(file)
+    check_parent(saved, config, data, str(file))
+    return saved
+
+
+def _keep_parent(network: DenseNetwork, config: EcompConfig, data: PreparedData, file: Path,
+                 parent: str | Path | None) -> DenseNetwork:
+    "Save a parent, unless the folder has runs of another one."
+    if file.exists() and not _equal(load_network(file), network):
+        require(not (file.parent/"winners.csv").exists(),
+                f"{file.parent} holds runs of another parent; choose another folder or remove it")
+        for search in file.parent.glob("search_*.safetensors"): search.unlink()
+    save_network(network, file, source="trained" if parent is None else str(parent), dataset=data.name,
+                 seed=config.seed, epochs=config.parent_epochs if parent is None else None,
+                 validation_accuracy=evaluate(network, data.X_validation, data.y_validation),
+                 test_accuracy=evaluate(network, data.X_test, data.y_test))
+    return network
+
 # %% ../../nbs/4_ecomp/04_runs.ipynb #8b87ad42
 def train_parent(
     config: EcompConfig,              # Settings
@@ -212,22 +246,11 @@ def train_parent(
     retrain: bool = False,            # Train even where there is one in the folder?
 ) -> DenseNetwork:
     "The network that is compressed: that of the folder, a given one, or one trained now."
-    stem = Path(folder)/"parent"
-    saved = load_network(stem) if stem.with_suffix(".json").exists() else None
-    if parent is None and saved is not None and not retrain:
-        check_parent(saved, config, data, f"{stem}.safetensors")
-        return saved
+    file = Path(folder)/"parent.safetensors"
+    if parent is None and not retrain and file.exists(): return _kept_parent(config, data, file)
     with single_thread(): network = _trained_parent(config, data) if parent is None else load_network(parent)
     check_parent(network, config, data, f"the parent {parent}" if parent else "the parent")
-    if saved is not None and not _equal(saved, network):
-        require(not (stem.parent/"winners.csv").exists(),
-                f"{folder} holds runs of another parent; choose another folder or remove it")
-        for search in stem.parent.glob("search_*.safetensors"): search.unlink()
-    save_network(network, stem, source="trained" if parent is None else str(parent), dataset=data.name,
-                 seed=config.seed, epochs=config.parent_epochs if parent is None else None,
-                 validation_accuracy=evaluate(network, data.X_validation, data.y_validation),
-                 test_accuracy=evaluate(network, data.X_test, data.y_test))
-    return network
+    with locked(folder): return _keep_parent(network, config, data, file, parent)
 
 
 def _equal(a: DenseNetwork, b: DenseNetwork) -> bool:
@@ -291,7 +314,7 @@ def _checked_column(values: pd.Series, column: Column, source: str) -> pd.Series
     missing = values.isna() | (values.astype(str).str.strip() == "")
     if column.kind == "text": result, wrong = values.astype(str), missing
     else:
-        result = pd.to_numeric(values, errors="coerce").astype("float64")
+        result = exact_numbers(values)
         wrong = ~(np.isfinite(result) & (result >= column.low) & (result <= column.high)) & ~(missing & column.optional)
         if column.kind == "integer": wrong |= result != np.floor(result)
     for row in np.flatnonzero(wrong):
@@ -320,11 +343,7 @@ def _read(path: str | Path, kind: str) -> pd.DataFrame:
     "A table, from its file or the folder that it is in."
     path = Path(path)
     if path.is_dir(): path = path/f"{kind}.csv"
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise NeonError(f"{path} is not a readable csv: {error}") from error
-    return check_ecomp(table, kind, str(path))
+    return check_ecomp(read_csv(path, dtype=str, keep_default_na=False), kind, str(path))
 
 # %% ../../nbs/4_ecomp/04_runs.ipynb #9dff1e26
 def read_winners(
@@ -354,19 +373,20 @@ def add_run(
 ) -> None:
     "Take a run into the tables of a folder; each file is written whole or not at all, the winners' last."
     entry = tables["winners"].iloc[0]
-    for kind in _TABLES:
-        path, new = Path(folder)/f"{kind}.csv", tables[kind]
-        if new.empty: continue
-        if path.exists():
-            old = _read(path, kind)
-            others = old[(old.experiment != entry.experiment) | (old.run != entry.run)]
-            new = pd.concat([others, new], ignore_index=True)
-        write_csv(path, check_ecomp(new, kind))
+    with locked(folder):
+        for kind in _TABLES:
+            path, new = Path(folder)/f"{kind}.csv", tables[kind]
+            if new.empty: continue
+            if path.exists():
+                old = _read(path, kind)
+                others = old[(old.experiment != entry.experiment) | (old.run != entry.run)]
+                new = pd.concat([others, new], ignore_index=True)
+            write_csv(path, check_ecomp(new, kind))
 
 # %% ../../nbs/4_ecomp/04_runs.ipynb #a306e223
 _WORDS = {"fitness": "fitness", "accuracy": "accuracy", "loss": "similarity", "compression": "size"} # Theirs -> ours
 _SERIES = {"averages": "average", "best": "best", "worst": "worst"}
-_NAME = re.compile(r"(\d{4}-\d\d-\d\d)_lossweights(.+)_(\d+)")
+_NAME = re.compile(r"(\d{4}-\d\d-\d\d)_lossweights(.+)_(\d{1,9})")
 
 
 def original_results(
@@ -539,9 +559,10 @@ def run_experiments(
     require(len(names) == len(set(names)) > 0, f"experiments have different names, got {list(names)}")
     workers, configs = n_workers(workers), {name: experiment_config(config, name, folder) for name in names}
     data = prepare_ecomp(config) if data is None else data
-    folder = open_experiments(config, {name: c.weights for name, c in configs.items()}, folder)
+    folder = open_experiments(config, {name: c.weights for name, c in configs.items()}, folder, data)
     network = train_parent(config, data, folder, parent, retrain)
     finished = _finished(folder, network)
+    for name, run in finished: (folder/f"search_{name}_{run}.safetensors").unlink(missing_ok=True)
     todo = [(name, run) for run in range(1, n_runs + 1) for name in names if (name, run) not in finished]
     n = max(1, min(workers, len(todo)))
     options = {**options, "progress": progress and n == 1}

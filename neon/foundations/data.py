@@ -6,7 +6,7 @@
 __all__ = ['REGISTRY', 'NEON_DATASETS', 'DatasetInfo', 'binarise', 'dataset_names', 'dataset_info', 'column_kind', 'Dataset',
            'as_dataset', 'default_cache_dir', 'download', 'table_name', 'read_table', 'load_dataset', 'whereabouts',
            'register_dataset', 'encode_labels', 'stratified_part', 'DataSplit', 'split_rows', 'Encoder', 'fit_encoder',
-           'PreparedData', 'prepare', 'data_card', 'measured_facts', 'data_index', 'write_data_cards']
+           'fingerprint', 'PreparedData', 'prepare', 'data_card', 'measured_facts', 'data_index', 'write_data_cards']
 
 # %% ../../nbs/1_foundations/01_data.ipynb #40b81549
 import csv
@@ -37,7 +37,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, OrdinalEncoder, StandardScaler
 
-from .core import NeonError, Protocol, atomic_write, generator, get_protocol
+from .bounds import LARGEST, check_unfolded
+from .core import EXACT, NeonError, Protocol, exact_numbers, atomic_write, generator, get_protocol
 from .core import repeat_in_workers, require, seed_sequence, write_text
 
 # %% ../../nbs/1_foundations/01_data.ipynb #f2b33677
@@ -433,7 +434,7 @@ def _first(mask) -> str:
 # %% ../../nbs/1_foundations/01_data.ipynb #692763d3
 def _numbers(column: pd.Series) -> np.ndarray:
     "A column as floats (float32 where that is exact), missing as NaN; other text and infinite values are refused."
-    values = pd.to_numeric(column, errors="coerce")
+    values = column if pd.api.types.is_numeric_dtype(column.dtype) else exact_numbers(column)
     wrong = values.isna() & column.notna()
     if wrong.any():
         value = column[wrong].iloc[0]
@@ -532,6 +533,7 @@ def _labels_from_text(text: pd.Series) -> pd.Series:
     if present.isin(["True", "False"]).all(): return text.map({"True": True, "False": False})
     numbers = pd.to_numeric(present, errors="coerce")
     if numbers.isna().any(): return text
+    if pd.api.types.is_float_dtype(numbers.dtype): numbers = exact_numbers(present)
     return numbers if len(present) == len(text) else numbers.reindex(text.index)
 
 # %% ../../nbs/1_foundations/01_data.ipynb #3070acc6
@@ -551,7 +553,7 @@ def _check_slips(column: pd.Series) -> None:
 def _csv_header(path: Path) -> tuple[list[str], str]:
     "Column names of a csv file, and the character that separates them."
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="") as file: line = file.readline()
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as file: line = file.readline(2**24)
     require(line.strip() != "", f"{path} is empty; expected column names in the first line")
     separator = max(",;\t", key=line.count)
     names = [name.strip() for name in next(csv.reader([line], delimiter=separator))]
@@ -576,7 +578,8 @@ def _read_csv(path: Path, target: str | None) -> tuple[pd.DataFrame, pd.Series]:
     "Features and labels of a csv file; a first column without a name holds row names and is left out."
     names, separator = _csv_header(path)
     target = _target_column(names, target, path)
-    options = dict(sep=separator, skipinitialspace=True, encoding="utf-8-sig", header=0, names=names, index_col=False)
+    options = dict(sep=separator, skipinitialspace=True, encoding="utf-8-sig", header=0, names=names, index_col=False,
+                   **EXACT)
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(path, na_values=["?"], low_memory=False, **options)
@@ -625,10 +628,12 @@ def _content(address: str) -> bytes:
     "What a web server answers, unless that is an error or a web page."
     try:
         with urlopen(Request(address, headers={"User-Agent": "neon"}), timeout=60) as answer:
-            page, content = answer.headers.get_content_type() == "text/html", answer.read()
+            page, content = answer.headers.get_content_type() == "text/html", answer.read(LARGEST + 1)
     except (OSError, ValueError, HTTPException) as error:       # no network and HTTP 404 are OSErrors
         raise NeonError(f"cannot download {address}: {error}") from error
     require(not page, f"{address} is a web page, not a data file; look for a link that says raw or download")
+    require(len(content) <= LARGEST, f"{address} holds more than {LARGEST/2**20:,.0f} MB; fetch it yourself, and give "
+            "the file")
     return content
 
 # %% ../../nbs/1_foundations/01_data.ipynb #27763654
@@ -663,9 +668,11 @@ def read_table(
     require(known, f"{path} is not a data file; expected one of {', '.join(_SUFFIXES)}")
     require(path.stat().st_size > 0, f"{path} is empty; expected column names and rows")
     reader = _read_parquet if path.suffix in (".parquet", ".pq") else _read_csv
-    try: return reader(path, target)
+    try:
+        check_unfolded(path)
+        return reader(path, target)
     except NeonError: raise
-    except (OSError, ValueError, pd.errors.ParserWarning, EOFError, csv.Error, zlib.error) as error:
+    except Exception as error: # pandas and pyarrow have many ways to fail
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NeonError(f"cannot read {path}: {reason}") from error
 
@@ -774,16 +781,24 @@ def _data_folder(data_dir: str | Path | None) -> Path | None:
     require(folder.is_dir(), f"the data folder {folder} ({given_by}) does not exist or is not a folder")
     return folder
 
+# %% ../../nbs/1_foundations/01_data.ipynb #bbe89324
+def _image_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    "Images (rows, height, width) and labels (rows,) of an npz file."
+    try:
+        check_unfolded(path)
+        with np.load(path, allow_pickle=False) as arrays: images, labels = arrays["images"], arrays["labels"]
+    except NeonError: raise
+    except Exception as error: # a damaged archive has many ways to fail
+        raise NeonError(f"cannot read {path}: {error}; expected arrays `images` and `labels`") from error
+    fits = images.ndim > 1 and labels.shape == images.shape[:1] and labels.dtype.kind in "iu"
+    require(fits, f"cannot read {path}: expected `images` and as many whole numbers as `labels`, got arrays of "
+            f"shape {images.shape} and {labels.shape}")
+    return images, labels
+
 # %% ../../nbs/1_foundations/01_data.ipynb #d4fbc1af
 def _read_images(folder: Path, name: str, info: DatasetInfo | None) -> Dataset:
     "A pair of npz files with `images` and `labels`, training rows first."
-    parts = []
-    for part in ("train", "test"):
-        path = folder / f"{name}_{part}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as arrays: parts.append((arrays["images"], arrays["labels"]))
-        except (OSError, KeyError, ValueError, EOFError) as error:
-            raise NeonError(f"cannot read {path}: {error}; expected arrays `images` and `labels`") from error
+    parts = [_image_file(folder/f"{name}_{part}.npz") for part in ("train", "test")]
     require(parts[0][0].shape[1:] == parts[1][0].shape[1:], f"{name}: training and test images differ in size")
     images = np.concatenate([images.reshape(len(images), -1) for images, _ in parts])
     X = pd.DataFrame(images, columns=[f"pixel{i}" for i in range(images.shape[1])])
@@ -1103,6 +1118,20 @@ def fit_encoder(
              for name in fitted.get_feature_names_out(columns)]
     return Encoder(tuple(X.columns), kinds, transformer, tuple(names))
 
+# %% ../../nbs/1_foundations/01_data.ipynb #106e7b25
+def fingerprint(
+    dataset: Dataset, # Any
+) -> str:             # 32 hexadecimal digits
+    "What tells a table from others of the same name."
+    digest = hashlib.sha256(repr((len(dataset.y), dataset.n_train)).encode())
+    for name, column in [*dataset.X.items(), (None, dataset.y)]:
+        numeric = name is not None and column_kind(column) == "numeric"
+        if numeric: content = _numbers(column).astype("<f8").tobytes()
+        else: content = "\0".join(_as_text(column)).encode(errors="surrogatepass")
+        digest.update(repr((name, len(content))).encode())
+        digest.update(content)
+    return digest.hexdigest()[:32]
+
 # %% ../../nbs/1_foundations/01_data.ipynb #d6bc97a1
 @dataclass(frozen=True, eq=False)
 class PreparedData:
@@ -1118,6 +1147,7 @@ class PreparedData:
     classes: np.ndarray        # Original labels; position = class number
     split: DataSplit           # Row numbers of the three parts
     encoder: Encoder           # Turns raw rows into inputs
+    fingerprint: str = ""      # Of the table, see `fingerprint`; "": not known
 
     @property
     def feature_names(self) -> tuple[str, ...]: return self.encoder.feature_names
@@ -1172,7 +1202,8 @@ def prepare(
     X, y = torch.from_numpy(encoder.transform(dataset.X)), torch.from_numpy(codes)
     parts = {f"X_{part}": X[getattr(split, part)] for part in ("train", "validation", "test")}
     labels = {f"y_{part}": y[getattr(split, part)] for part in ("train", "validation", "test")}
-    return PreparedData(dataset.name, protocol.name, **parts, **labels, classes=classes, split=split, encoder=encoder)
+    return PreparedData(dataset.name, protocol.name, **parts, **labels, classes=classes, split=split, encoder=encoder,
+                        fingerprint=fingerprint(dataset))
 
 # %% ../../nbs/1_foundations/01_data.ipynb #9f0addca
 def _id_line(info: DatasetInfo) -> str:

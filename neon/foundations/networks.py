@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Layer', 'Architecture', 'DenseLayer', 'DenseNetwork', 'initialise_linear', 'build_network', 'random_architecture',
-           'network_of', 'unwrap_module', 'check_module', 'parse_network', 'save_network', 'load_network']
+           'network_of', 'unwrap_module', 'check_module', 'parse_network', 'save_network', 'read_description',
+           'network_facts', 'is_saved_network', 'load_network']
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #5fd94cc7
 import copy
@@ -14,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 from torch.nn.parameter import UninitializedTensorMixin
 
 from .activations import OUTPUT_ACTIVATIONS, activation_text, check_activation, make_activation
 from .tracing import TracedLayer, evaluating, layers_of, pieces_of, trace_module
-from .core import Config, NeonError, atomic_write, read_json, require, torch_generator, write_json
+from .core import Config, NeonError, atomic_write, parse_json, read_json, require, to_json
+from .core import torch_generator
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #1e3ae8f5
 _NORMS = ("batchnorm", "dropout")
@@ -126,7 +128,8 @@ class Architecture(_Sizes, Config):
 # %% ../../nbs/1_foundations/02_networks.ipynb #ea9c3fea
 def _norms(names: Sequence[str], width: int, dropout: float) -> nn.Sequential:
     "The modules of `before` or `after`."
-    return nn.Sequential(*(nn.BatchNorm1d(width) if name == "batchnorm" else nn.Dropout(dropout) for name in names))
+    norm = lambda: nn.BatchNorm1d(width, dtype=torch.float32)
+    return nn.Sequential(*(norm() if name == "batchnorm" else nn.Dropout(dropout) for name in names))
 
 
 class DenseLayer(nn.Module):
@@ -140,7 +143,8 @@ class DenseLayer(nn.Module):
     ):
         super().__init__()
         self.before = _norms(layer.before, n_in, layer.dropout)
-        self.linear = nn.Linear(n_in, layer.width, bias=layer.bias) if linear is None else linear
+        fresh = lambda: nn.Linear(n_in, layer.width, bias=layer.bias, dtype=torch.float32)
+        self.linear = fresh() if linear is None else linear
         self.after = _norms(layer.after, layer.width, layer.dropout)
         self.activation, self.activation_text = make_activation(layer.activation), layer.activation
 
@@ -481,37 +485,75 @@ def parse_network(
             raise NeonError(f"{name} cannot be run on rows of shape {tuple(x.shape)}: {error}{more}") from error
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #78a86a4e
-def _stem(path: str | Path) -> Path:
+_KEY = "network"  # Of the description in a file's header
+
+
+def _weights_file(path: str | Path) -> Path:
+    "The file of a network that is named with or without the end of its name."
     path = Path(path)
-    return path.with_suffix("") if path.suffix in (".safetensors", ".json") else path
+    stem = path.name.removesuffix(path.suffix) if path.suffix in (".safetensors", ".json") else path.name
+    return path.with_name(f"{stem}.safetensors")
 
 
 def save_network(
     network: DenseNetwork, # On any device
-    path: str | Path,      # `<path>.safetensors` and `<path>.json` are written; a suffix .safetensors is dropped
+    path: str | Path,      # `<path>.safetensors` is written; the suffix may be there already
     **facts,               # Plain values to keep in the description
 ) -> None:
-    "Save weights (safetensors) and description (JSON)."
-    path = _stem(path)
+    "Save weights and description in one file, whole or not at all."
+    path = _weights_file(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_write(path.with_name(path.name + ".safetensors")) as temporary: save_file(tensors, temporary)
-    write_json(path.with_name(path.name + ".json"), {"architecture": network.architecture.to_dict(), **facts})
+    description = to_json({"architecture": network.architecture.to_dict(), **facts})
+    with atomic_write(path) as temporary: save_file(tensors, temporary, {_KEY: description})
 
 # %% ../../nbs/1_foundations/02_networks.ipynb #7fe6dd14
+def read_description(
+    path: str | Path, # As given to `save_network`
+) -> dict:            # {} where the file has none
+    "What the header of a network says, or the file of its own that networks had before."
+    path = _weights_file(path)
+    require(path.is_file(), f"{path} does not exist")
+    try:
+        with safe_open(path, "pt") as file: header = (file.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NeonError(f"{path} does not hold the weights of a network: {reason}") from error
+    if header is not None: return parse_json(header, f"the description in {path}")
+    beside = path.with_suffix(".json")
+    return read_json(beside) if beside.is_file() else {}
+
+
+def network_facts(
+    path: str | Path, # As given to `save_network`
+) -> dict:            # "architecture", and the facts by name
+    "The description of a saved network; a file that has none is a `NeonError`."
+    facts = read_description(path)
+    require("architecture" in facts, f"{_weights_file(path)} holds no description of a network: no 'architecture'")
+    return facts
+
+# %% ../../nbs/1_foundations/02_networks.ipynb #2c0b3999
+def is_saved_network(
+    path: str | Path, # As given to `save_network`
+) -> bool:
+    "Is there a network that is whole?"
+    try: return bool(network_facts(path))
+    except NeonError: return False
+
+# %% ../../nbs/1_foundations/02_networks.ipynb #f89ad8fb
 def load_network(
     path: str | Path, # As given to `save_network`
 ) -> DenseNetwork:    # In evaluation mode
     "Read a network back; a damaged, truncated or foreign file is a `NeonError`."
-    path = _stem(path)
-    facts = read_json(path.with_name(path.name + ".json"))
-    wrong = f"{path}.json does not describe a network: "
-    require(isinstance(facts, dict) and "architecture" in facts, wrong + "no 'architecture'")
-    try: network = DenseNetwork(Architecture.from_dict(facts["architecture"]))
-    except (TypeError, NeonError) as error: raise NeonError(f"{wrong}{error}") from error
-    weights = path.with_name(path.name + ".safetensors")
-    try: network.load_state_dict(load_file(weights))
-    except FileNotFoundError: raise NeonError(f"{weights} does not exist") from None
-    except (SafetensorError, RuntimeError) as error:
+    facts, path = network_facts(path), _weights_file(path)
+    try: architecture = Architecture.from_dict(facts["architecture"])
+    except NeonError as error: raise NeonError(f"{path} does not describe a network: {error}") from error
+    try:
+        weights = load_file(path)
+        there = sum(tensor.numel() for tensor in weights.values())
+        require(architecture.n_params <= there, f"it holds {there:,} numbers, not {architecture.n_params:,}")
+        network = DenseNetwork(architecture)
+        network.load_state_dict(weights)
+    except (SafetensorError, OSError, RuntimeError, NeonError) as error:
         reason = str(error).splitlines()[0]
-        raise NeonError(f"{weights} does not hold the weights of a {network.architecture} network: {reason}") from error
+        raise NeonError(f"{path} does not hold the weights of a {architecture!s:.60} network: {reason}") from error
     return network.eval()

@@ -12,14 +12,13 @@ __all__ = ['RESULT_SCHEMA', 'RESULT_COLUMNS', 'RESULT_ID', 'TRAINING_SCHEMA', 'T
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .core import NeonError, generator, require, write_csv
+from .core import NeonError, exact_numbers, generator, read_csv, require, write_csv
 
 # %% ../../nbs/1_foundations/05_results.ipynb #665e2332
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def parse_widths(
     architecture: str, # E.g. "64-300-100-10"
 ) -> tuple[int, ...]:  # Units per layer, inputs first; at least two, all >= 1
     "The widths written in an architecture string."
-    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+", str(architecture)):
+    if not re.fullmatch(r"[1-9]\d{0,8}(-[1-9]\d{0,8})+", str(architecture)):
         raise NeonError(f"cannot read the architecture {architecture!r}; expected widths such as '64-300-100-10'")
     return tuple(int(width) for width in str(architecture).split("-"))
 
@@ -113,7 +112,7 @@ def _refuse(values: pd.Series, wrong: pd.Series, column: Column, source: str) ->
 # %% ../../nbs/1_foundations/05_results.ipynb #9050b329
 def _numbers(values: pd.Series, column: Column, source: str) -> pd.Series:
     "The column as int64 or float64, every value finite and in range."
-    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    numbers = exact_numbers(values)
     empty = values.isna() | (values.astype(str).str.strip() == "")
     missing = empty if column.optional else pd.Series(False, index=values.index)
     wrong = ~np.isfinite(numbers) | (numbers < column.low) | (numbers > column.high)
@@ -204,10 +203,7 @@ def result_entry(
 # %% ../../nbs/1_foundations/05_results.ipynb #bdc31aea
 def _read_table(path: Path) -> pd.DataFrame:
     "A csv as text, nothing interpreted; unreadable files are a `NeonError`."
-    try: return pd.read_csv(StringIO(path.read_text(encoding="utf-8")), dtype=str, keep_default_na=False)
-    except (UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise NeonError(f"{path} is not a readable csv: {error}") from error
-    except OSError as error: raise NeonError(f"cannot read {path}: {error.strerror}") from error
+    return read_csv(path, dtype=str, keep_default_na=False)
 
 # %% ../../nbs/1_foundations/05_results.ipynb #8ef43494
 def read_results(

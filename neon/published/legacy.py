@@ -13,7 +13,6 @@ import difflib
 import io
 import math
 import pickle
-import pickletools
 import re
 import struct
 import sys
@@ -30,7 +29,9 @@ import torch
 from sklearn.compose import ColumnTransformer
 from torch import Tensor, nn
 
-from ..foundations.core import NeonError, TrainingConfig, atomic_write, generator, get_protocol, require, write_text
+from ..foundations.bounds import LONGEST_PICKLE, check_pickle
+from ..foundations.core import NeonError, TrainingConfig, exact_numbers, atomic_write, generator, get_protocol
+from ..foundations.core import read_csv, require, write_text
 from ..foundations.data import Encoder, PreparedData, split_rows
 from ..foundations.networks import DenseNetwork, parse_network
 from ..foundations.results import RESULT_COLUMNS
@@ -108,21 +109,12 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(key, _Storage(key, _STORAGES[storage], count))
 
 # %% ../../nbs/3_published/06_legacy.ipynb #61abc04b
-_MAX_FILE, _MAX_PICKLE = 2**30, 2**24  # Bytes; the original's largest networks take 60 MB and their pickles 0.1 MB
-
-
-def _pickle_length(content: bytes) -> int:
-    "Bytes up to the end of the first pickle; a damaged or absurd one is refused."
-    for n, (opcode, argument, _) in enumerate(pickletools.genops(stream := io.BytesIO(content[:_MAX_PICKLE]))):
-        puts = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
-        require(not puts or argument <= n, "its pickle numbers its objects absurdly")
-        require(not opcode.name.startswith("EXT"), "its pickle uses extension codes, which PyTorch does not write")
-    return stream.tell()
+_MAX_FILE = 2**30  # Bytes; the original's largest networks take 60 MB and their pickles 0.1 MB
 
 # %% ../../nbs/3_published/06_legacy.ipynb #c9de32ea
 def _unpickle(content: bytes) -> tuple[object, dict[str, _Storage], int]:
     "The first pickle in `content` as records, the storages it refers to, and its length in bytes."
-    length = _pickle_length(content)
+    length = check_pickle(content)
     unpickler = _Unpickler(content[:length])
     return unpickler.load(), unpickler.storages, length
 
@@ -161,13 +153,13 @@ def _read_sequence(content: bytes) -> tuple[object, dict[str, np.ndarray]]:
     "Records and numbers of a checkpoint in the format before PyTorch 1.6."
     parts, start, storages = [], 0, {}
     for _ in range(5):
-        part, found, length = _unpickle(content[start:start + _MAX_PICKLE])
+        part, found, length = _unpickle(content[start:start + LONGEST_PICKLE])
         parts.append(part)
         storages.update(found)
         start += length
         require(parts[0] == _MAGIC, "it does not begin like a file of PyTorch")
     _, version, machine, tree, keys = parts
-    require(version == _VERSION, f"it has version {version!r} of the old format, expected {_VERSION}")
+    require(version == _VERSION, f"it has version {version!r:.50} of the old format, expected {_VERSION}")
     require(sorted(keys) == sorted(storages), "the storages it holds are not those it uses")
     little, numbers = machine["little_endian"], {}
     for key in keys:
@@ -250,7 +242,11 @@ def _layer(name: str, record: _Record, weights: Mapping[str, Tensor]) -> nn.Modu
 # %% ../../nbs/3_published/06_legacy.ipynb #2eb73ed2
 def _network(tree: object, numbers: Mapping[str, np.ndarray]) -> DenseNetwork:
     "The network in the records of a checkpoint."
-    tensors = {name: _tensor(value, numbers, name) for name, value in _mapping(tree["state_dict"]).items()}
+    tensors, left = {}, 2*sum(map(len, numbers.values()))  # one storage may serve two tensors, but not a thousand
+    for name, value in _mapping(tree["state_dict"]).items():
+        tensors[name] = _tensor(value, numbers, name)
+        left -= tensors[name].numel()
+        require(left >= 0, "its tensors are larger than its storages")
     layers, used = OrderedDict(), set()
     for name, record in _layers(tree["model"]):
         share = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
@@ -371,18 +367,10 @@ def write_checkpoint(
         stream.write(struct.pack("=q", tensor.numel()) + tensor.detach().numpy().tobytes())
     with atomic_write(path) as temporary: temporary.write_bytes(stream.getvalue())
 
-# %% ../../nbs/3_published/06_legacy.ipynb #19fcb71c
-def _read_csv(path: Path, **options) -> pd.DataFrame:
-    "A csv file; what cannot be read is a `NeonError` that names it."
-    try: return pd.read_csv(path, **options)
-    except OSError as error: raise NeonError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise NeonError(f"{path} is not a readable csv: {str(error).strip()}") from error
-
 # %% ../../nbs/3_published/06_legacy.ipynb #7df82ac6
 def _csv_readings(path: Path) -> list[pd.DataFrame]:
     "The ways in which a csv of numbers can be read, the likeliest first."
-    raw = _read_csv(path, header=None, dtype=str, keep_default_na=False)
+    raw = read_csv(path, header=None, dtype=str, keep_default_na=False)
     first = [text.strip() for text in raw.iloc[0]]
     index = len(first) > 1 and first[0] in ("", "Unnamed: 0", "index")
     words = pd.to_numeric(pd.Series(first), errors="coerce").isna().any()
@@ -393,7 +381,7 @@ def _csv_readings(path: Path) -> list[pd.DataFrame]:
 # %% ../../nbs/3_published/06_legacy.ipynb #1714fb67
 def _csv_numbers(path: Path, texts: pd.DataFrame) -> np.ndarray:
     "The cells as finite numbers, (rows, columns) float64."
-    numbers = texts.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    numbers = texts.apply(exact_numbers).to_numpy(dtype=np.float64)
     for row, column in np.argwhere(~(np.abs(numbers) < 1e38)):
         raise NeonError(f"{path}, line {texts.index[row] + 1}: {texts.iloc[row, column]!r} is not a number below 1e38")
     return numbers
@@ -480,7 +468,7 @@ def _read_split(path: Path, part: str, names: Sequence[str]) -> tuple[str, ...]:
     "The networks in one of the lists, each of which must be there; none if there is no list."
     file = path/f"{part}_models.csv"
     if not file.exists(): return ()
-    listed = [Path(text).name for text in _read_csv(file, dtype=str, keep_default_na=False).iloc[:, -1]]
+    listed = [Path(text).name for text in read_csv(file, dtype=str, keep_default_na=False).iloc[:, -1]]
     for name in listed: require(name in names, f"{file} lists {name!r}, which is not in the folder")
     require(len(listed) == len(set(listed)) > 0, f"{file} is empty or lists a network twice")
     return tuple(listed)
@@ -641,7 +629,7 @@ def reinforce(
 def _widths(text: str) -> tuple[int, ...]:
     "Widths of an architecture printed as (inputs, outputs) pairs."
     plain = re.sub(r"np\.int\d+\((\d+)\)", r"\1", str(text))
-    pairs = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+), (\d+)\)", plain)]
+    pairs = [tuple(map(int, pair)) for pair in re.findall(r"\((\d{1,9}), (\d{1,9})\)", plain)]
     joined = bool(pairs) and all(a[1] == b[0] for a, b in zip(pairs, pairs[1:], strict=False))
     require(joined and plain.strip() == str(pairs),
             f"cannot read the architecture {text!r}; expected pairs such as [(8, 100), (100, 2)]")
@@ -668,7 +656,7 @@ def read_legacy_results(
 ) -> pd.DataFrame:    # One entry per network; those columns of `RESULT_COLUMNS` that the file and its name tell
     "Read a result file of the original's format."
     path = Path(path)
-    table = _read_csv(path)
+    table = read_csv(path)
     for column in _LEGACY_COLUMNS:
         require(column in table, f"{path} has no column {column!r}; expected {_LEGACY_COLUMNS}")
     names = table["true_model" if "true_model" in table else "model"].astype(str)

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['STUDY_SCHEMA', 'STUDY_COLUMNS', 'STUDY_KEY', 'BASE_COLUMNS', 'BASE_MODELS', 'BASE_NETWORKS', 'LATENCY_COLUMNS',
            'CURVE_COLUMNS', 'StudyConfig', 'Job', 'jobs', 'unseen_planner', 'do_job', 'study_entry', 'check_study',
-           'read_study', 'write_study', 'networks_folder', 'study_networks', 'entries_file', 'failure_file',
-           'kept_file', 'run_job', 'open_study', 'waiting', 'run_jobs', 'train_all', 'study_entries', 'run_study',
-           'gather', 'base_entries', 'base_models', 'latency_entries', 'latencies', 'learning_curves']
+           'read_study', 'write_study', 'study_data', 'networks_folder', 'study_networks', 'entries_file',
+           'failure_file', 'kept_file', 'run_job', 'open_study', 'waiting', 'run_jobs', 'train_all', 'study_entries',
+           'unfinished', 'run_study', 'gather', 'base_entries', 'base_models', 'latency_entries', 'latencies',
+           'learning_curves']
 
 # %% ../../nbs/8_study/02_jobs.ipynb #751c7150
 import json
@@ -30,14 +31,30 @@ from tqdm import tqdm
 from ..compress import find_method
 from ..compression.export import latency
 from ..compression.planner import load_planner
-from ..foundations.core import Config, NeonError, Workers, generator, get_protocol, read_json, require, run_metadata
-from ..foundations.core import single_thread, write_csv, write_json, write_text
+from neon.foundations.core import (
+    Config,
+    NeonError,
+    Workers,
+    exact_numbers,
+    generator,
+    get_protocol,
+    locked,
+    read_csv,
+    read_json,
+    remove_leftovers,
+    require,
+    run_metadata,
+    single_thread,
+    temporary_name,
+    write_csv,
+    write_json,
+)
 from ..foundations.data import REGISTRY, PreparedData, load_dataset, prepare, table_name, whereabouts
-from ..foundations.networks import DenseNetwork, load_network, save_network
+from ..foundations.networks import DenseNetwork, is_saved_network, load_network, save_network
 from ..foundations.results import Column, read_training
 from ..foundations.training import evaluate
 from ..methods.contract import Candidate, MethodConfig, Verdict, compress_with
-from ..published.runs import claim_folder
+from ..published.runs import check_learnt, claim_folder, note_tables, remembered
 from ..rivals.baselines import boosting
 from .compress_runs import base_networks, reference_training, twins_of
 
@@ -85,7 +102,11 @@ class StudyConfig(Config):
 # %% ../../nbs/8_study/02_jobs.ipynb #db70865d
 def _check_settings(config: StudyConfig) -> None:
     "The first setting that cannot be is a `NeonError`."
-    require(len(config.datasets) + len(config.optional) >= 1, "name at least one data set")
+    names = {}  # In paths
+    for dataset in (*config.datasets, *config.optional):
+        other = names.setdefault(table_name(Path(dataset)), dataset)
+        require(other == dataset, f"two data sets would be kept under one name: {other} and {dataset}; rename a file")
+    require(len(names) >= 1, "name at least one data set")
     for name in config.methods: find_method(name)
     for protocol in config.protocols: get_protocol(protocol)
     for reference in config.references: reference_training(1, reference)
@@ -217,7 +238,7 @@ _ALLOWED = {"protocol": ("strict", "paper"), "reference": ("es", "trained"), "co
 def _checked(values: pd.Series, column: Column, source: str) -> pd.Series:
     "One column in its type; the first impossible value is a `NeonError`."
     if column.kind in ("integer", "number"):
-        result = pd.to_numeric(values, errors="coerce").astype("float64")
+        result = exact_numbers(values)
         wrong = ~(np.isfinite(result) & (result >= column.low) & (result <= column.high))
         if column.kind == "integer": wrong |= result != np.floor(result)
     else:
@@ -252,11 +273,7 @@ def read_study(
 ) -> pd.DataFrame:    # `STUDY_COLUMNS`
     "Read and check the entries of a study."
     path = Path(path)/"study.csv" if Path(path).is_dir() else Path(path)
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError: raise NeonError(f"{path} does not exist") from None
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise NeonError(f"{path} is not a readable csv: {error}") from error
-    return check_study(table, str(path))
+    return check_study(read_csv(path, dtype=str, keep_default_na=False), str(path))
 
 # %% ../../nbs/8_study/02_jobs.ipynb #9f84d06c
 def write_study(
@@ -271,6 +288,18 @@ def write_study(
 def _prepared(dataset: str, protocol: str, seed: int) -> PreparedData:
     "The data set, split and scaled; kept while jobs of the same data set follow one another."
     return prepare(load_dataset(dataset), protocol, seed=seed)
+
+# %% ../../nbs/8_study/02_jobs.ipynb #af614eca
+def study_data(
+    config: StudyConfig, # Its seed
+    folder: str | Path,  # Of the study; keeps the fingerprint
+    dataset: str,        # Registry name, or path of a table
+    protocol: str,       # "strict" or "paper"
+) -> PreparedData:
+    "The data set, prepared, if it is the one that the study has begun with."
+    data = _prepared(dataset, protocol, config.seed)
+    note_tables(folder, {data.name: data.fingerprint})
+    return data
 
 # %% ../../nbs/8_study/02_jobs.ipynb #5e50f333
 def networks_folder(
@@ -298,8 +327,8 @@ def study_networks(
 ) -> None:
     "Train the base networks of a data set that are missing."
     files = [_network_file(config, folder, dataset, protocol, reference, i) for i in range(config.n_networks)]
-    if all(file.exists() for file in files): return
-    data, target = _prepared(dataset, protocol, config.seed), networks_folder(config, folder, dataset, protocol)
+    if all(map(is_saved_network, files)): return
+    data, target = study_data(config, folder, dataset, protocol), networks_folder(config, folder, dataset, protocol)
     base_networks(config.n_networks, data, reference, config.seed, target, workers)
 
 # %% ../../nbs/8_study/02_jobs.ipynb #ac71c51b
@@ -344,8 +373,9 @@ def run_job(
 ) -> list[dict]:         # One per budget, also in `entries_file`
     "Compress one network with one method and look at the test rows."
     file = _network_file(config, folder, job.dataset, job.protocol, job.reference, job.network)
-    if not file.exists(): study_networks(config, folder, job.dataset, job.protocol, job.reference)
-    network, data = load_network(file), _prepared(job.dataset, job.protocol, config.seed)
+    if not is_saved_network(file): study_networks(config, folder, job.dataset, job.protocol, job.reference)
+    network, data = load_network(file), study_data(config, folder, job.dataset, job.protocol)
+    check_learnt(file, data)
     begin = time.process_time()
     verdicts = do_job(job, config, network, data)
     seconds = time.process_time() - begin
@@ -382,14 +412,25 @@ def _fail(job: Job, folder: str | Path, reason: str, trace: str = "") -> str:
     return reason
 
 # %% ../../nbs/8_study/02_jobs.ipynb #4baf0f9f
-def _under_way(job: Job, folder: str | Path) -> Path: return Path(folder)/"under_way"/str(job).replace("/", "__")
+def _key(job: Job) -> str: return str(job).replace("/", "__")
+
+
+def _under_way(job: Job, folder: str | Path) -> Path:
+    "The mark of this process on a job."
+    return temporary_name(Path(folder)/"under_way"/_key(job))
+
+
+def _left_behind(folder: str | Path) -> set[str]:
+    "Keys of the jobs whose processes are no more; their marks are removed."
+    return {mark.name[1:].rsplit(".", 3)[0] for mark in remove_leftovers(Path(folder)/"under_way", ".*.tmp")}
 
 # %% ../../nbs/8_study/02_jobs.ipynb #70b2fbc6
 def _work(context: tuple, job: Job) -> tuple[Job, str]:
     "In a worker: one job, and what came of it."
     config, folder = context
     mark = _under_way(job, folder)
-    write_text(mark, "")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     try:
         begin, entries = time.perf_counter(), run_job(job, config, folder)
         ratios = ", ".join(f"{e['parameters_before']/e['parameters_after']:.1f}x at {e['budget']:g}" for e in entries)
@@ -412,13 +453,14 @@ def run_jobs(
     "Do jobs, whatever becomes of single ones."
     todo, killed = list(todo), "a worker process ended suddenly; was it killed, perhaps for want of memory?"
     while todo:
-        for job in todo: _under_way(job, folder).unlink(missing_ok=True)
+        _left_behind(folder)  # by a run that was killed
         try:
             with Workers(workers, _setup, config, str(folder)) as pool:
                 for job, outcome in pool.map(_work, todo): callback(job, outcome)
             return
         except BrokenProcessPool:
-            for job in (job for job in todo if _under_way(job, folder).exists()):
+            fallen = _left_behind(folder)
+            for job in (job for job in todo if _key(job) in fallen):
                 callback(job, "failed: " + _fail(job, folder, killed))
             left = [job for job in todo
                     if not entries_file(job, folder).exists() and not failure_file(job, folder).exists()]
@@ -435,14 +477,16 @@ def train_all(
     "Train the base networks of all data sets; where that fails, the reason."
     failed, cells = {}, [(d, p, r) for p in config.protocols for r in config.references for d in config.available()]
     for cell in tqdm(cells, "base networks", disable=not progress):
+        note = Job(*cell, "base networks", 0)  # where it stands why they could not be trained
         try: study_networks(config, folder, *cell, workers)
-        except NeonError as error: failed[cell] = str(error)
+        except NeonError as error: failed[cell] = _fail(note, folder, str(error))
+        else: failure_file(note, folder).unlink(missing_ok=True)
     return failed
 
 # %% ../../nbs/8_study/02_jobs.ipynb #c4234aa4
 def _joined(files: Sequence[Path]) -> pd.DataFrame:
     "Entries of many small csv files, checked and sorted."
-    tables = [pd.read_csv(file, dtype=str, keep_default_na=False) for file in files]
+    tables = [read_study(file) for file in files]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=STUDY_COLUMNS)
     return check_study(table).sort_values(list(STUDY_KEY), ignore_index=True)
 
@@ -453,6 +497,18 @@ def study_entries(
 ) -> pd.DataFrame:       # `STUDY_COLUMNS`
     "The entries of the jobs that are done."
     return _joined([file for job in jobs(config) if (file := entries_file(job, folder)).exists()])
+
+# %% ../../nbs/8_study/02_jobs.ipynb #19d57b2b
+def unfinished(
+    config: StudyConfig, # Which jobs, and base networks of which data sets
+    folder: str | Path,  # Of the study
+) -> list[str]:          # Names of jobs, and what base networks are missing
+    "What was asked for, and is not there."
+    cells = [(d, p, r) for p in config.protocols for r in config.references for d in config.available()]
+    missing = lambda cell: not all(is_saved_network(_network_file(config, folder, *cell, i))
+                                   for i in range(config.n_networks))
+    return [*(f"base networks of {_cell(*cell)}" for cell in cells if missing(cell)),
+            *(str(job) for job in jobs(config) if not entries_file(job, folder).exists())]
 
 # %% ../../nbs/8_study/02_jobs.ipynb #3d24566a
 def run_study(
@@ -477,6 +533,14 @@ def run_study(
         run_jobs(todo, config, folder, workers, callback)
     return study_entries(config, folder)
 
+# %% ../../nbs/8_study/02_jobs.ipynb #f4de06b8
+def _meta(table: pd.DataFrame, failures: int, recipe: dict, command: str) -> dict:
+    "How a table was made; where agents are is nobody's business."
+    once = table.drop_duplicates([name for name in STUDY_KEY if name != "budget"])
+    recipe = {name: value for name, value in recipe.items() if name != "agents"}
+    return run_metadata(command=command, config=recipe, rows=len(table), jobs=len(once), failures=failures,
+                        cpu_hours=round(float(once.seconds.sum())/3600, 2))
+
 # %% ../../nbs/8_study/02_jobs.ipynb #50031dd4
 def gather(
     folder: str | Path, # Of the study
@@ -484,17 +548,13 @@ def gather(
 ) -> pd.DataFrame:      # All entries in the folder, of whatever jobs
     "Write study.csv, failures.csv and study_meta.json from what there is."
     folder = Path(folder)
-    table = _joined(sorted((folder/"rows").rglob("*.csv")))
-    write_study(table, folder/"study.csv")
-    notes = pd.DataFrame([read_json(file) for file in sorted((folder/"failures").rglob("*.json"))],
-                         columns=[*Job.__dataclass_fields__, "reason", "traceback"])
-    write_csv(folder/"failures.csv", notes.drop(columns="traceback"))
-    once = table.drop_duplicates([name for name in STUDY_KEY if name != "budget"])
-    recipe = read_json(folder/"config.json")["config"] if (folder/"config.json").exists() else {}
-    recipe.pop("agents", None)  # a path of one machine
-    hours = round(float(once.seconds.sum())/3600, 2)
-    write_json(folder/"study_meta.json", run_metadata(command=command, config=recipe, rows=len(table), jobs=len(once),
-                                                      failures=len(notes), cpu_hours=hours))
+    with locked(folder):
+        table = _joined(sorted((folder/"rows").rglob("*.csv")))
+        notes = pd.DataFrame([read_json(file) for file in sorted((folder/"failures").rglob("*.json"))],
+                             columns=[*Job.__dataclass_fields__, "reason", "traceback"])
+        write_study(table, folder/"study.csv")
+        write_csv(folder/"failures.csv", notes.drop(columns="traceback"))
+        write_json(folder/"study_meta.json", _meta(table, len(notes), remembered(folder), command))
     return table
 
 # %% ../../nbs/8_study/02_jobs.ipynb #04623f3c
@@ -517,7 +577,7 @@ def base_entries(
     protocol: str,       # "strict" or "paper"
 ) -> list[dict]:         # `BASE_COLUMNS`
     "Test accuracies (fractions) of the base networks there are, and of other models."
-    data, found = _prepared(dataset, protocol, config.seed), {}
+    data, found = study_data(config, folder, dataset, protocol), {}
     for reference in config.references:
         files = [_network_file(config, folder, dataset, protocol, reference, i) for i in range(config.n_networks)]
         networks = [load_network(file) for file in files if file.exists()]
@@ -536,7 +596,7 @@ def _base(context: tuple, cell: tuple[str, str]) -> pd.DataFrame:
     config, folder = context
     file = Path(folder)/"base"/f"{table_name(Path(cell[0]))}_{cell[1]}.csv"
     if not file.exists(): write_csv(file, pd.DataFrame(base_entries(config, folder, *cell), columns=BASE_COLUMNS))
-    return pd.read_csv(file)
+    return read_csv(file)
 
 # %% ../../nbs/8_study/02_jobs.ipynb #4045b5b9
 def base_models(
@@ -581,7 +641,7 @@ def latency_entries(
 # %% ../../nbs/8_study/02_jobs.ipynb #556a218f
 def _zeros(job: Job, folder: str | Path) -> bool:
     "Are its networks full of zeros, which take as long as other numbers?"
-    return "nonzero" in set(pd.read_csv(entries_file(job, folder)).counted)
+    return "nonzero" in set(read_study(entries_file(job, folder)).counted)
 
 # %% ../../nbs/8_study/02_jobs.ipynb #491fadff
 def latencies(
@@ -612,7 +672,8 @@ def learning_curves(
     "Episodes of the trainings of some runs."
     tables = []
     for folder in map(Path, folders):
-        settings, log = read_json(folder/"config.json")["config"], read_training(folder/"training.csv")
+        settings, log = remembered(folder), read_training(folder/"training.csv")
+        require({"dataset", "seed"} <= {*settings}, f"{folder/'config.json'} does not hold the settings of a run")
         tables.append(log.assign(dataset=table_name(Path(settings["dataset"])), seed=settings["seed"],
                                  accuracy_change=log.accuracy_after - log.accuracy_before)[list(CURVE_COLUMNS)])
     require(len(tables) > 0, "name at least one folder of a run")
