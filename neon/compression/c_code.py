@@ -443,7 +443,7 @@ def _sizes(text: str, name: str) -> dict[str, int]:
     "The sizes that a file defines."
     return {word.lower(): int(value) for word, value in re.findall(rf"#define {name.upper()}_(\w+) (\d+)", text)}
 
-# %% ../../nbs/5_compression/06a_c_code.ipynb #1ef7ef42
+# %% ../../nbs/5_compression/06a_c_code.ipynb #1f576ac4
 class CompiledC:
     "A C file of ours, compiled for this computer and loaded."
 
@@ -473,6 +473,7 @@ class CompiledC:
         x, sizes = np.ascontiguousarray(np.asarray(rows), dtype=np.float32), self.sizes
         require(x.ndim == 2 and x.shape[1] == sizes["inputs"],
                 f"rows have {sizes['inputs']} features, got an array of shape {x.shape}")
+        require(hasattr(self.library, what), f"this file has no function that gives {what}")
         widths = {"classes": 1, "probabilities": sizes.get("classes")}
         answer = np.empty((len(x), widths.get(what, sizes["outputs"])),
                           dtype=np.int32 if what in ("classes", "integers") else np.float32)
