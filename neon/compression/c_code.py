@@ -152,21 +152,22 @@ def exported(
     bare.layers[-1].activation = torch.nn.Identity()
     return Exported(bare.eval(), kind, classes, features, squash)
 
-# %% ../../nbs/5_compression/06a_c_code.ipynb #923705ff
+# %% ../../nbs/5_compression/06a_c_code.ipynb #e273bf20
 def c_head(
     said: Exported, # What is written
     name: str,      # With which all names begin
     about: str,     # One line on the numbers
 ) -> str:
     "The comment at the top, and the sizes."
-    a, n = said.network.architecture, len(said.read)
+    a, n, n_c = said.network.architecture, len(said.read), said.n_classes
     widths = "-".join(map(str, a.widths))
     lines = [f"{widths}, {a.n_params} parameters, {a.macs} multiplications per row; {about}.", "Written by Neon.", "",
              f"Given {a.n_inputs} features, it reads {n}:"]
     lines += [f"  x[{i}]  {c_comment(said.features[i])}" for i in said.read if said.features]
     if not said.features and n < a.n_inputs: lines += ["  x[" + "], x[".join(map(str, said.read)) + "]"]
-    if said.n_classes: lines += ["", "Classes:"] if said.classes else ["", f"Classes: 0 to {said.n_classes - 1}"]
-    lines += [f"  {i}  {c_comment(c)}" for i, c in enumerate(said.classes)]
+    plain = list(said.classes) == [*map(str, range(n_c))]
+    named = [f"  {i}  {c_comment(c)}" for i, c in enumerate(said.classes) if not plain]
+    if said.n_classes: lines += ["", "Classes:", *named] if named else ["", f"Classes: 0 to {n_c - 1}"]
     lines += ["", "Not for several threads at once: the values between layers are static."]
     sizes = [f"#define {name.upper()}_INPUTS {a.n_inputs}", f"#define {name.upper()}_OUTPUTS {a.n_outputs}"]
     if said.n_classes: sizes.append(f"#define {name.upper()}_CLASSES {said.n_classes}")
