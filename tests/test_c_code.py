@@ -105,9 +105,11 @@ def test_rows_decide_on_scales_and_constant_columns_do_no_harm():
     with pytest.raises(NeonError, match="4 or 8 bits"): to_integers(net, x, 16)
 
 
-def test_values_of_a_regression(tmp_path):
+@pytest.mark.filterwarnings("ignore:lbfgs")
+def test_values_of_a_regression():
     X, y = make_friedman1(400, random_state=0)
-    model = MLPRegressor(hidden_layer_sizes=(20,), activation="tanh", solver="lbfgs", max_iter=150, random_state=0).fit(X, y)
+    model = MLPRegressor(hidden_layer_sizes=(20,), activation="tanh", solver="lbfgs", max_iter=1000, random_state=0)
+    model.fit(X, y)
     net, x = from_sklearn(model), torch.tensor(X, dtype=torch.float32)
     integers = to_integers(net, x, kind="values")
     error = integers.outputs(x)[:, 0] - model.predict(X)

@@ -107,7 +107,7 @@ def _kind_of(network: DenseNetwork, kind: str | None, classes: Sequence | None) 
     require(kind in _KINDS, f"the outputs are one of {', '.join(_KINDS)}, got {kind!r}")
     return kind
 
-# %% ../../nbs/5_compression/06a_c_code.ipynb #4b442c48
+# %% ../../nbs/5_compression/06a_c_code.ipynb #38e23b83
 @dataclass(frozen=True)
 class Exported:
     "What is known of a network that leaves Python."
@@ -116,6 +116,7 @@ class Exported:
     classes: tuple[str, ...]   # Names in the order of the outputs; (): none
     features: tuple[str, ...]  # Names of the columns that it is given; (): none
     last: str                  # The activation that turns its outputs into probabilities; "identity": there is none
+    joined: bool = False       # Were two logits joined into one, their difference?
 
     @property
     def n_classes(self) -> int:
@@ -128,7 +129,7 @@ class Exported:
         a = self.network.architecture
         return list(range(a.n_inputs) if a.inputs is None else a.inputs)
 
-# %% ../../nbs/5_compression/06a_c_code.ipynb #344d0836
+# %% ../../nbs/5_compression/06a_c_code.ipynb #02e9d2b2
 def exported(
     network: DenseNetwork,            # On whatever device; not changed
     classes: Sequence | None = None,  # Labels in the order of the outputs; None: there are none
@@ -150,9 +151,21 @@ def exported(
     last = a.layers[-1].replace(activation="identity")
     bare = DenseNetwork(a.replace(layers=(*a.layers[:-1], last)), folded.layers)
     bare.layers[-1].activation = torch.nn.Identity()
+    if kind == "classes" and a.n_outputs == 2:
+        return Exported(_joined(bare), "binary", classes, features, "sigmoid", True)
     return Exported(bare.eval(), kind, classes, features, squash)
 
-# %% ../../nbs/5_compression/06a_c_code.ipynb #e273bf20
+# %% ../../nbs/5_compression/06a_c_code.ipynb #77b93a46
+@torch.no_grad()
+def _joined(network: DenseNetwork) -> DenseNetwork:
+    "The network with the difference of its two outputs."
+    a, linear = network.architecture, network.layers[-1].linear
+    difference = [v[1:].double() - v[:1].double() for v in (linear.weight, linear.bias)]
+    linear.out_features = 1
+    linear.weight, linear.bias = (torch.nn.Parameter(v.float()) for v in difference)
+    return DenseNetwork(a.with_width(len(a.layers) - 1, 1), network.layers).eval()
+
+# %% ../../nbs/5_compression/06a_c_code.ipynb #def1b9fd
 def c_head(
     said: Exported, # What is written
     name: str,      # With which all names begin
@@ -164,6 +177,7 @@ def c_head(
     lines = [f"{widths}, {a.n_params} parameters, {a.macs} multiplications per row; {about}.", "Written by Neon.", "",
              f"Given {a.n_inputs} features, it reads {n}:"]
     lines += [f"  x[{i}]  {c_comment(said.features[i])}" for i in said.read if said.features]
+    if said.joined: lines[1] = "Its two logits are stated as one, their difference. Written by Neon."
     if not said.features and n < a.n_inputs: lines += ["  x[" + "], x[".join(map(str, said.read)) + "]"]
     plain = list(said.classes) == [*map(str, range(n_c))]
     named = [f"  {i}  {c_comment(c)}" for i, c in enumerate(said.classes) if not plain]

@@ -50,7 +50,7 @@ def _integer_layer(graph: _Graph, layer: IntegerLayer) -> None:
         _quantised(graph, c.step, c.zero)
     elif not layer.last: _quantised(graph)
 
-# %% ../../nbs/5_compression/06c_formats.ipynb #5cb410e0
+# %% ../../nbs/5_compression/06c_formats.ipynb #e60461f5
 def integers_to_onnx(
     integers: IntegerNetwork,    # What is written
     path: str | Path,            # Of the file, e.g. "network.onnx"
@@ -72,9 +72,10 @@ def integers_to_onnx(
     _quantised(graph)
     for layer in integers.layers: _integer_layer(graph, layer)
     graph.add("Mul", np.array(integers.step, np.float32))
-    if probabilities: _activate(graph, integers.said.last)
+    if integers.said.joined: graph.add("Mul", np.array([[0, 1]], np.float32))  # two logits again: 0 and the difference
+    if probabilities: _activate(graph, "softmax" if integers.said.joined else integers.said.last)
     graph.nodes[-1].output[0] = "y"
-    model = _model(graph, a.n_inputs, a.n_outputs)
+    model = _model(graph, a.n_inputs, 2 if integers.said.joined else a.n_outputs)
     onnx.helper.set_model_props(model, {name: str(fact) for name, fact in facts.items()})
     onnx.checker.check_model(model)
     with atomic_write(path) as temporary: temporary.write_bytes(model.SerializeToString())
@@ -230,7 +231,7 @@ def to_numpy(
     text = re.sub(r"\n{4,}", "\n\n\n", f"{_header(said, about)}{body}{_ANSWERS[said.kind]}")
     with atomic_write(path) as temporary: temporary.write_text(text, encoding="utf-8")
 
-# %% ../../nbs/5_compression/06c_formats.ipynb #4a9d5d42
+# %% ../../nbs/5_compression/06c_formats.ipynb #6303c857
 FORMATS = {"c": "network.h", "c-int8": "network_int8.h", "c-int4": "network_int4.h", "onnx": "network.onnx",
            "onnx-int8": "network_int8.onnx", "numpy": "network.py", "numpy-int8": "network_int8.py"} # Name -> file
 
@@ -254,7 +255,7 @@ def write_format(
         network = to_integers(network, rows, int(bits), **said)
     settled = network.said if bits else exported(network, classes, features, kind)
     facts = {} if classes is None else {"classes": list(classes)}
-    probabilities = settled.n_classes > 0 and settled.kind == "classes"
+    probabilities = settled.joined or settled.kind == "classes"
     if what == "onnx": (integers_to_onnx if bits else to_onnx)(network, path, probabilities=probabilities, **facts)
     elif bits and what == "c": network.to_c(path, rows, "network")
     elif what == "c": to_c(network, path, rows=rows, name="network", **said)

@@ -480,18 +480,20 @@ def _buffers(written: Sequence[int]) -> int:
     "Values in two buffers that are written in turn."
     return sum(max(part, default=0) for part in (written[::2], written[1::2]))
 
-# %% ../../nbs/5_compression/06b_integers.ipynb #7883047e
+# %% ../../nbs/5_compression/06b_integers.ipynb #eb8ec97c
 def device_size(
     a: Architecture,                # Of the network
     bits: int | Sequence[int] = 8,  # Of the weights: 32 for floating point, or 8 or 4, or for each layer
     own_grids: bool = True,         # Of integers: has each feature its own grid? Then it takes eight bytes
+    classes: bool = False,          # Are two outputs the logits of two classes? They become one
 ) -> DeviceSize:
     "Bytes of flash and RAM, reckoned; multiplications."
+    if classes and a.n_outputs == 2: a = a.with_width(len(a.layers) - 1, 1)
     bits, layers = (bits,)*len(a.layers) if isinstance(bits, int) else tuple(bits), len(a.layers)
     pairs, outputs = list(zip(a.widths, a.widths[1:], strict=False)), list(a.widths[1:])
     index = 0 if a.inputs is None else len(a.inputs)*(1 if max(a.inputs) < 256 else 2)
     curved = {layer.activation for layer in a.layers[:-1]} - {"relu", "identity"}
-    code = _code(layers, min(bits), bool(curved)) + (40 if index else 0)
+    code = _code(layers, min(bits), bool(curved)) + (40 if index else 0) - (30 if a.n_outputs == 1 else 0)
     if bits[0] == 32:
         written = [*([len(a.inputs)] if index else []), *outputs]
         return DeviceSize(index + code + 4*sum((n + 1)*m for n, m in pairs), 4*_buffers(written), a.macs)
