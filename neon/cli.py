@@ -326,6 +326,29 @@ def _compress_options(parser: _Parser) -> None:
     add("--output", type=Path, metavar="DIR", help="folder of the results (default: runs/compress_ and the network, "
         "method, metric, budget and seed); a result of other settings in it is never overwritten")
 
+# %% ../nbs/9_command/00_cli.ipynb #aae7a8c7
+_EXPORT_TEXT = """\
+Write a compressed network for places without Neon. Names of formats, with commas between:
+  c, c-int8, c-int4        one C99 file: floating point, or integers with weights of 8 or 4 bits
+  onnx, onnx-int8          an ONNX file, the second with quantised operators
+  numpy, numpy-int8        a Python module that needs NumPy only
+Integers take their scales from the rows that the network was fitted on: those of the table that the folder remembers,
+or of another one, with --rows."""
+
+
+@_command("export", "neon.command.export", "write a compressed network as C, ONNX or NumPy", _EXPORT_TEXT,
+          "  neon export runs/mine --to c,onnx\n  neon export runs/mine --to c-int8 --rows train.csv --output firmware")
+def _export_options(parser: _Parser) -> None:
+    "A folder, the formats, and rows."
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="folder of `neon compress`, or file of a network")
+    add("--to", required=True, metavar="NAMES", help="formats, with commas between (see above)")
+    add("--rows", type=Path, metavar="DATA", help="csv or parquet file with rows the network was fitted on (default: "
+        "the table that the folder remembers)")
+    add("--target", metavar="NAME", help="column of classes or values in it (default: as remembered, or the last)")
+    add("--activations", metavar="NAMES", help="of a file that does not name them, as for `neon compress`")
+    add("--output", type=Path, metavar="DIR", help="where the files go (default: the folder)")
+
 # %% ../nbs/9_command/00_cli.ipynb #cbe769aa
 @_command("data", "neon.command.tables", "which tables there are",
           "Tables that can be used by name, and what is known about them.",

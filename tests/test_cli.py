@@ -28,8 +28,8 @@ from neon.foundations.results import RESULT_COLUMNS, read_results, read_training
 from neon.published.runs import RunConfig
 
 COMMAND = [sys.executable, "-c", "import sys; from neon.cli import main; sys.exit(main())"]
-COMMANDS = ["", "data", "data list", "data show", "run", "networks", "train", "evaluate", "compress", "ecomp",
-            "reinforce"]
+COMMANDS = ["", "data", "data list", "data show", "run", "networks", "train", "evaluate", "compress", "export",
+            "ecomp", "reinforce"]
 
 
 def started(*words, **options) -> subprocess.Popen:

@@ -153,8 +153,8 @@ def _imitated(layers: list[_Affine], i: int, by: str) -> list[_Affine]:
         V, c, last = after
         pair = np.concatenate([W, -W]), np.concatenate([b, -b]), by
         return [*layers[:i], pair, (np.concatenate([V, -V], 1), c, last), *layers[i + 2:]]
-    known = {("identity", "tanh"): (1e-8, 1e8, 0.0), ("identity", "sigmoid"): (1e-5, 4e5, -2e5),
-             ("sigmoid", "tanh"): (0.5, 0.5, 0.5), ("tanh", "sigmoid"): (2.0, 2.0, -1.0)}
+    known = {("identity", "tanh"): (1e-8, 1e8, 0.0), ("sigmoid", "tanh"): (0.5, 0.5, 0.5),
+             ("tanh", "sigmoid"): (2.0, 2.0, -1.0)}
     inner, outer, shift = known[activation, by]
     return [*layers[:i], (W*inner, b*inner, by), _affine_before(after, outer, shift), *layers[i + 2:]]
 
@@ -171,7 +171,8 @@ def _one_activation(layers: list[_Affine], wanted: str) -> tuple[list[_Affine], 
     for i in reversed(range(len(layers) - 1)):
         (W, b, activation), V = layers[i], layers[i + 1][0]
         apart = (2 if by == "relu" else 1)*(W.size + b.size + V.size) + len(V)
-        if activation == "identity" and len(V)*(W.shape[1] + 1) <= apart: layers = _folded(layers, i)
+        together = by == "sigmoid" or len(V)*(W.shape[1] + 1) <= apart
+        if activation == "identity" and together: layers = _folded(layers, i)
         elif activation != by: layers = _imitated(layers, i, by)
     return layers, by
 

@@ -14,20 +14,25 @@ import re
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from textwrap import shorten
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from .c_code import before_scaling, scaling_of, to_c
 from .export import closest_refused, compression_report, discordance, report_table, rows_needed
 from .export import save_compressed, smallest_at, to_onnx, to_torch
 from .figures import Front, draw_result, result_figure, score_name
+from .formats import integers_to_onnx, to_numpy
+from .integers import IntegerNetwork, to_integers
+from ..foundations.core import require
 from ..foundations.networks import Architecture, DenseNetwork
 from ..foundations.style import STYLE, plain_label
 from ..methods.contract import Candidate, Task, Tested
@@ -75,18 +80,85 @@ class _Leaving:
     def to_onnx(
         self,
         path: str | Path, # Of the file
+        bits: int | Sequence[int] | None = None, # Of the weights, 8 or 4, or for each layer; None: floating point
+        rows=None,        # Fitted rows as `compress` was given them; None: those that it kept
     ) -> None:
         "Write the network in ONNX format; that of a classifier returns probabilities."
         facts = {} if self.classes is None else {"classes": self.classes}
-        to_onnx(self.network, path, probabilities=self.classes is not None, **facts)
+        several = self.classes is not None and self.network.architecture.n_outputs > 1
+        if bits is None: to_onnx(self.network, path, probabilities=several, **facts)
+        else: integers_to_onnx(self.to_integers(bits, rows), path, probabilities=several, **facts)
 
     def to_torch(self) -> nn.Sequential:
         "The network as `nn.Linear` and activations of torch: nobody needs Neon to load it."
         return to_torch(self.network)
 
+# %% ../../nbs/5_compression/07_result.ipynb #ac4fe84c
+def _network_rows(result, rows) -> np.ndarray | None:
+    "Rows as the network takes them: those given, or those that were kept."
+    if rows is None: return None if result.sample is None else result.sample.cpu().numpy()
+    steps = getattr(result.estimator, "steps", ())
+    if len(steps) > 1: rows = result.estimator[:-1].transform(rows)
+    return np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float32)
+
+
+def _facts_of(result, features: Sequence | None, n: int) -> dict:
+    "What a file says besides numbers."
+    if features is None: features = getattr(result.estimator, "feature_names_in_", None)
+    known = features is not None and len(features) == n
+    return {"classes": result.classes, "features": list(features) if known else None,
+            "kind": result.task and result.task.kind}
+
+# %% ../../nbs/5_compression/07_result.ipynb #4ba31417
+class _Small:
+    "How a result leaves Python."
+
+    def to_integers(
+        self,
+        bits: int | Sequence[int] = 8, # Of the weights, 8 or 4, or for each layer
+        rows=None, # Fitted rows as `compress` was given them; None: those that it kept
+    ) -> IntegerNetwork:
+        "The network in whole numbers, of rows as the network takes them."
+        rows, n = _network_rows(self, rows), self.network.architecture.n_inputs
+        require(rows is not None, "integers take their scales from fitted rows; give some with rows=X")
+        return to_integers(self.network, rows, bits, **_facts_of(self, None, n))
+
+    def _plain(self, rows, bits: int | Sequence[int] | None, features: Sequence | None) -> tuple:
+        "The network with the scalers of a pipeline inside, in whole numbers perhaps; rows; and what is said besides."
+        rows, scaling = _network_rows(self, rows), scaling_of(self.estimator)
+        network = before_scaling(self.network, self.estimator)
+        if rows is not None and scaling is not None: rows = (rows*scaling[1] + scaling[0]).astype(np.float32)
+        facts = _facts_of(self, features, network.architecture.n_inputs)
+        if bits is None: return network, rows, facts
+        require(rows is not None, "integers take their scales from fitted rows; give some with rows=X")
+        return to_integers(network, rows, bits, **facts), rows, {}
+
+    def to_c(
+        self,
+        path: str | Path, # Of the file, e.g. "net.h"
+        bits: int | Sequence[int] | None = None, # Of the weights, 8 or 4, or for each layer; None: floating point
+        rows=None,        # Fitted rows as `compress` was given them, for scales and the self-test; None: those it kept
+        features: Sequence | None = None, # Names of the columns, for comments; None: the estimator's
+    ) -> None:
+        "Write the network, and scalers before it in a pipeline, as one C99 file."
+        network, rows, facts = self._plain(rows, bits, features)
+        if bits is None: to_c(network, path, rows=rows, **facts)
+        else: network.to_c(path, rows)
+
+    def to_numpy(
+        self,
+        path: str | Path, # Of the file, e.g. "net.py"
+        bits: int | Sequence[int] | None = None, # Of the weights, 8 or 4, or for each layer; None: floating point
+        rows=None,        # Fitted rows as `compress` was given them, for the scales of integers; None: those it kept
+        features: Sequence | None = None, # Names of the columns; None: the estimator's
+    ) -> None:
+        "Write the network, and scalers before it in a pipeline, as a Python module that needs NumPy only."
+        network, _, facts = self._plain(rows, bits, features)
+        to_numpy(network, path, **facts)
+
 # %% ../../nbs/5_compression/07_result.ipynb #c8458fe4
 @dataclass(repr=False)
-class Compressed(_Shown, _Leaving):
+class Compressed(_Shown, _Leaving, _Small):
     "What compression found for one budget, or for one size."
     network: DenseNetwork      # The smallest that the guard accepted
     original: DenseNetwork     # As it came, batch norms folded
@@ -107,6 +179,8 @@ class Compressed(_Shown, _Leaving):
     reference: str = ""        # What it was compared with, e.g. "the network"; "": the network
     promise: str = ""          # What is promised, in one sentence
     wanted: str = ""           # The size that was asked for, e.g. "at most 500 parameters"; "": a budget was
+    sample: Tensor | None = None # (n, features) some of the fitted rows as the network takes them; integers are scaled
+                                 # to them, where no others are given
 
     def __post_init__(self):
         chosen = Candidate(self.network, self.how, drop=self.drop)
