@@ -337,9 +337,10 @@ def _returned(result: Compressed, case: _Case, reference: Reference, config: Com
     original = given.network if given.is_teacher else fold_norms(given.network)
     if reference.twin and not as_it_was: small = _trained_on(result, case, config.search, config.seed)
     network = original if as_it_was else outer(small)
+    sample = case.space.as_they_came(case.whole.x[::-(-len(case.whole.x)//1000)]).cpu()
     front = [replace(c, network=outer(c.network)) for c in result.front if c.network.architecture.layers]
     return replace(result, network=network, original=original, front=front, classes=given.classes, task=given.task,
-                   estimator=given.source if as_it_was else given.rebuild(network),
+                   estimator=given.source if as_it_was else given.rebuild(network), sample=sample,
                    reference=str(reference), promise=_promise(case, reference, result.guard, config.confidence))
 
 # %% ../nbs/7_doors/00_compress.ipynb #e4700b2c
