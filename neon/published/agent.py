@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..foundations.core import Config, NeonError, Workers, atomic_write, generator, read_tensors, require
-from ..foundations.core import torch_generator
+from ..foundations.core import Config, Workers, atomic_write, check_shapes, generator, read_tensors, require
+from ..foundations.core import torch_generator, understood
 from ..foundations.data import PreparedData
 from .environment import EnvConfig, EpisodeBatch, MixedBatch
 from .features import standardise
@@ -424,14 +424,13 @@ def load_agent(
 ) -> tuple[Agent, dict]: # The agent, and the header with whatever facts were saved
     "Read an agent back; a damaged or foreign file is a `NeonError`."
     header, tensors = read_tensors(path, "neon", "an agent")
-    try:
+    with understood(path, "an agent"):
+        check_shapes(lambda: Actor(header["n_actions"]), _part(tensors, "actor"))
         agent = Agent(header["n_actions"], AgentConfig.from_dict(header["config"]))
         for name, module in (("actor", agent.actor), ("critic", agent.critic)):
             module.load_state_dict(_part(tensors, name))
-    except (KeyError, RuntimeError) as error:
-        raise NeonError(f"{path} does not hold an agent: {str(error).splitlines()[0]}") from error
-    if header["resumable"]: _restore_optimisers(agent, tensors)
-    agent.square_sum, agent.n_returns, agent.log = header["square_sum"], header["n_returns"], header["log"]
+        if header["resumable"]: _restore_optimisers(agent, tensors)
+        agent.square_sum, agent.n_returns, agent.log = header["square_sum"], header["n_returns"], header["log"]
     return agent, header
 
 # %% ../../nbs/3_published/04_agent.ipynb #1b89db19

@@ -276,12 +276,13 @@ def train_folds(
     agents, folds = [], deal_folds(config.datasets, config.folds)
     for k, held in enumerate([*folds, []]):
         file = Path(folder)/"agents"/(f"fold_{k}.safetensors" if held else "generic.safetensors")
+        checkpoint = file.with_name(f"{file.stem}_checkpoint.safetensors")
         if not file.exists():
             names = [n for n in config.datasets if n not in held and (held or n != "kropt")]
             training_networks = [thin(originals[n][:config.n_learn]) for n in names]
-            checkpoint = file.with_name(f"{file.stem}_checkpoint.safetensors")
             agent = train_planner(training_networks, config.agent(), config.seed, checkpoint, callback=callback)
             save_planner(agent, file, datasets=names, networks=config.n_learn)
+        checkpoint.unlink(missing_ok=True)
         agents.append(load_planner(file))
     return agents
 

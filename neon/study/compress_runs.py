@@ -31,10 +31,11 @@ from ..compress import CompressConfig, compress_rows
 from ..compression.export import latency
 from ..compression.proposals import COSTS, gather_candidates, plain_cuts, to_be_tested
 from ..compression.search import Search, SearchConfig, Trained, shape
-from ..foundations.core import Config, Protocol, TrainingConfig, Workers, generator, get_protocol, read_json, require
-from ..foundations.core import seed_sequence, single_thread, torch_generator, write_csv
+from ..foundations.core import Config, Protocol, TrainingConfig, Workers, generator, get_protocol, locked, read_csv
+from ..foundations.core import read_json, require, seed_sequence, single_thread, torch_generator, write_csv
 from ..foundations.data import PreparedData, load_dataset, prepare, stratified_part
-from ..foundations.networks import Architecture, DenseNetwork, build_network, load_network, save_network
+from ..foundations.networks import Architecture, DenseNetwork, build_network, is_saved_network, load_network
+from ..foundations.networks import save_network
 from ..foundations.results import bootstrap_interval, geometric_mean
 from ..foundations.surgery import fold_norms
 from ..foundations.training import AnnealConfig, anneal, evaluate, plan_stacks, predict, train_stack
@@ -101,7 +102,8 @@ def _train_late(
         results = train_stack([drawn[j] for j in group], data.X_train[None], data.y_train, data.X_validation[None],
                               data.y_validation, training, stream, [f"{waiting[j]}" for j in group])
         for j, r in zip(group, results, strict=True):
-            facts = {"validation_accuracy": r.validation_accuracy, "epochs": r.epochs, "seed": seed}
+            facts = {"validation_accuracy": r.validation_accuracy, "epochs": r.epochs, "seed": seed,
+                     "data": data.fingerprint}
             save_network(r.network, _net(late, waiting[j]), **facts)
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #2e13a0fa
@@ -119,7 +121,7 @@ def base_networks(
     training = reference_training(len(data.y_train), reference, data.protocol)
     networks = train_base_networks(n, stopping_data(data), protocol, seed, folder/"es", workers, progress)
     if reference == "es": return networks
-    waiting = [i for i in range(n) if not _net(late, i).with_suffix(".safetensors").exists()]
+    waiting = [i for i in range(n) if not is_saved_network(_net(late, i))]
     _train_late(waiting, data, protocol, training, seed, folder)
     return [load_network(_net(late, i)) for i in range(n)]
 
@@ -297,12 +299,14 @@ def resume_table(
 ) -> pd.DataFrame:            # All entries, old and new
     "Do what is not yet done, and add its entries to the csv after each task."
     path = Path(path)
-    entries = pd.read_csv(path).to_dict("records") if path.exists() else []
-    done = {tuple(entry[name] for name in key) for entry in entries}
+    there = lambda: read_csv(path).to_dict("records") if path.exists() else []
+    name = lambda entry: tuple(entry[column] for column in key)
+    done = {name(entry) for entry in there()}
     for new in work([task for task in tasks if tuple(task) not in done]):
-        entries += new
-        write_csv(path, pd.DataFrame(entries))
-    return pd.DataFrame(entries)
+        with locked(path.parent):  # others may fill the same table
+            again = {name(entry) for entry in new}
+            write_csv(path, pd.DataFrame([*(e for e in there() if name(e) not in again), *new]))
+    return pd.DataFrame(there())
 
 # %% ../../nbs/8_study/01_compress_runs.ipynb #ff4df212
 @lru_cache(maxsize=1)
