@@ -203,7 +203,7 @@ STUDY_SCHEMA = (
     Column("validation_before", "number", "fraction of validation rows", *_SHARE, meaning="of the network as given"),
     Column("validation_after", "number", "fraction of validation rows", *_SHARE, meaning="of the compressed network"),
     Column("setting", "text", "", meaning="strength that was chosen, in words; as it was: nothing was safe"),
-    Column("offers", "integer", "networks", 0, meaning="how many were tried, for all budgets together"),
+    Column("offers", "integer", "networks", 0, meaning="on offer for all budgets; of compress its front alone"),
     Column("seconds", "number", "CPU seconds", 0, meaning="of the job, all budgets together"),
     Column("test_rows", "integer", "rows", *_WHOLE, meaning="that accuracies were measured on"),
     Column("majority", "number", "fraction of test rows", *_SHARE,
