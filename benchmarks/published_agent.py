@@ -19,8 +19,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.lines import Lines
-from benchmarks.validation_rows import SETS
-from neon.foundations.core import get_protocol, single_thread
+from benchmarks.validation_rows import BUNDLED, SETS
+from neon.foundations.core import single_thread
 from neon.foundations.data import prepare
 from neon.foundations.training import evaluate
 from neon.methods.contract import MethodConfig, compress_with
@@ -32,19 +32,10 @@ from neon.published.agent import (
     save_agent,
     train_agent,
 )
-from neon.published.environment import EnvConfig
 from neon.published.method import agent_method
+from neon.published.runs import RunConfig
 from neon.study.agent_runs import deal_folds
 from neon.study.compress_runs import base_networks
-
-PUBLISHED_SETS = tuple(name for name in SETS if name not in ("digits", "breast_cancer", "wine", "iris"))
-
-
-def rules(budget, passes, recovery):
-    "The published environment; least squares, where that replaces training, sees as many rows as in the study."
-    protocol = get_protocol("strict")
-    return EnvConfig(budget=budget, passes=passes, recovery=recovery, probe_rows=protocol.probe_rows,
-                     recovery_rows=protocol.refit_rows, training=protocol.step_training)
 
 
 class Setting:
@@ -53,7 +44,8 @@ class Setting:
     def __init__(self, fold, budget, passes, recovery, seed, broadcast):
         self.facts = {"fold": fold, "budget": budget, "passes": passes, "recovery": recovery, "seed": seed,
                       "broadcast": int(broadcast)}
-        self.env, self.name = rules(budget, passes, recovery), "_".join(map(str, self.facts.values()))
+        self.env = RunConfig(budget=budget, passes=passes, recovery=recovery).env()
+        self.name = "_".join(map(str, self.facts.values()))
 
 
 def learnt(setting, groups, held, args):
@@ -123,7 +115,7 @@ def main():
     parser.add_argument("--recovery", default="refit")
     parser.add_argument("--seeds", nargs="+", type=int, default=(0,))
     parser.add_argument("--folds", nargs="+", type=int, default=range(5))
-    parser.add_argument("--datasets", nargs="+", default=PUBLISHED_SETS)
+    parser.add_argument("--datasets", nargs="+", default=SETS[len(BUNDLED):])
     parser.add_argument("--networks", type=int, default=6)
     parser.add_argument("--learn", type=int, default=4)
     parser.add_argument("--episodes", type=int, default=1000)

@@ -20,7 +20,7 @@ from sklearn.neural_network import MLPClassifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.lines import Lines
-from benchmarks.validation_rows import SETS
+from benchmarks.validation_rows import BUNDLED, SETS
 from neon.compress import CompressConfig
 from neon.compression import proposals
 from neon.compression.export import from_sklearn
@@ -115,7 +115,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("log", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--datasets", nargs="+", default=SETS[4:])  # without those that scikit-learn brings
+    parser.add_argument("--datasets", nargs="+", default=SETS[len(BUNDLED):])
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--rows", nargs="+", type=int, default=(120, 300, 800))
     args = parser.parse_args()

@@ -22,7 +22,8 @@ from neon.compress import compress
 from neon.foundations.core import single_thread
 from neon.foundations.data import prepare
 
-SETS = ("digits", "breast_cancer", "wine", "iris", "2dplanes", "ailerons", "fried", "house_8L", "disclosure_z", "no2",
+BUNDLED = "digits", "breast_cancer", "wine", "iris"
+SETS = (*BUNDLED, "2dplanes", "ailerons", "fried", "house_8L", "disclosure_z", "no2",
         "pm10", "diggle_table_a2", "rmftsa_sleepdata", "airlines", "Amazon_employee_access", "bank-marketing",
         "CreditCardSubset", "diabetes", "nursery", "cardiotocography__noleak", "electricity-normalized",
         "tamilnadu-electricity__noleak", "first-order-theorem-proving", "mfeat-karhunen", "mfeat-morphological",

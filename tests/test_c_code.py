@@ -125,6 +125,13 @@ def test_a_name_cannot_break_out_of_its_comment(tmp_path):
     with pytest.raises(NeonError, match="no name in C"): to_c(network((2, "identity")), tmp_path/"n.h", name="a b")
 
 
+def test_names_of_features_stay_what_they_are(tmp_path):
+    named = network((3, "relu"), (2, "identity"), n=2)
+    to_c(named, tmp_path/"net.h", features=["LAST NAME", "NAME_INPUTS"], classes=["NAME", "other"])
+    head = (tmp_path/"net.h").read_text().split("*/")[0]
+    assert all(word in head for word in ("x[0]  LAST NAME", "x[1]  NAME_INPUTS", "0  NAME\n"))
+
+
 @needs_compiler
 @pytest.mark.skipif(os.name == "nt", reason="the tool size of the binutils")
 def test_sizes_are_reckoned_about_right(tmp_path):

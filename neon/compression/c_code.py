@@ -139,7 +139,7 @@ def exported(
     "Settle what a file is to say."
     folded = fold_norms(copy.deepcopy(network).cpu().float())
     a, kind = folded.architecture, _kind_of(network, kind, classes)
-    classes, features = (tuple(map(str, ())) if v is None else tuple(map(str, v)) for v in (classes, features))
+    classes, features = (() if v is None else tuple(map(str, v)) for v in (classes, features))
     wanted = 2 if kind == "binary" else a.n_outputs
     require(len(classes) in (0, wanted), f"the network tells {wanted} classes apart, there are {len(classes)} names")
     require(len(features) in (0, a.n_inputs),
@@ -372,7 +372,7 @@ def c_inputs(
 def c_file(
     path: str | Path,    # Of the file
     name: str | None,    # With which all names begin; None: that of the file
-    parts: Sequence[str], # Between head and self-test; NAME stands for the name
+    parts: Sequence[str], # The head, what follows, and the self-test; NAME stands for the name, but in the head
     math: bool,          # Is `math.h` needed?
 ) -> None:
     "Write the parts of a file."
@@ -380,9 +380,9 @@ def c_file(
     require(re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is not None, f"{name!r} is no name in C")
     head, *body, test = parts
     if math: head = head.replace("#include <stdint.h>\n", "#include <stdint.h>\n#include <math.h>\n")
-    text = head + "\n" + "\n".join(filter(None, body)) + "\n#endif\n" + test
+    text = "\n".join(filter(None, body)) + "\n#endif\n" + test
     text = re.sub(r"NAME_(INPUTS|OUTPUTS|CLASSES)", rf"{name.upper()}_\1", text).replace("NAME", name)
-    with atomic_write(path) as temporary: temporary.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary: temporary.write_text(f"{head}\n{text}", encoding="utf-8")
 
 # %% ../../nbs/5_compression/06a_c_code.ipynb #19c62547
 def to_c(
