@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import _openml
 from sklearn.model_selection import train_test_split
@@ -397,6 +397,7 @@ LABELS = st.one_of(st.integers(-50, 50), st.text(max_size=3), st.booleans(), st.
 
 
 @given(st.lists(LABELS, min_size=1, max_size=30))
+@example(["a", "\0", "a\0"])
 @settings(max_examples=25, deadline=None)
 def test_coding_of_labels_is_one_to_one(labels):
     y = pd.Series(labels, dtype=object)

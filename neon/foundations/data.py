@@ -953,8 +953,8 @@ def encode_labels(
     "Class numbers 0, 1, ... and what they stand for."
     labels = _by_value(y.unique().tolist())
     codes = y.map({label: code for code, label in enumerate(labels)}).to_numpy(dtype=np.int64, copy=True)
-    one_type = len({type(label) for label in labels}) == 1
-    classes = np.array(labels) if one_type else np.array(labels, dtype=object)
+    one_type, cut = len({type(label) for label in labels}) == 1, any(str(label).endswith("\0") for label in labels)
+    classes = np.array(labels) if one_type and not cut else np.array(labels, dtype=object)  # NumPy's texts end at a 0
     return codes, classes
 
 # %% ../../nbs/1_foundations/01_data.ipynb #020e54f5
